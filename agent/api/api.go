@@ -1,0 +1,31 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// API is what one caller can ask for. The service implements it on the daemon,
+// the Go client over HTTP; the HTTP handlers, the MCP tools and the command line
+// are written against it. Every error that a caller may act on is a
+// *sandbox.Error. Implementations are safe for concurrent use.
+//
+// A sandbox is named by its id or by a name unique in the caller's tenant.
+type API interface {
+	// Create makes a sandbox and waits until it is ready or could not be started.
+	Create(ctx context.Context, r CreateRequest) (Sandbox, error)
+	Get(ctx context.Context, ref string) (Sandbox, error)
+	List(ctx context.Context, r ListRequest) (List, error)
+	// Extend sets the end to now + ttl, never earlier than it is.
+	Extend(ctx context.Context, ref string, ttl time.Duration) (Sandbox, error)
+	// Destroy is idempotent. It waits for up to 10 s; the state of what it returns
+	// tells whether the sandbox is gone (Final) or going.
+	Destroy(ctx context.Context, ref string) (Sandbox, error)
+	// Certificate signs r.PublicKey for the sandbox.
+	Certificate(ctx context.Context, ref string, r CertificateRequest) (SSH, error)
+	// Exec runs a command to its end. Cancelling ctx kills its process group.
+	Exec(ctx context.Context, ref string, r ExecRequest) (ExecResult, error)
+	CA(ctx context.Context) (CA, error)
+	// CreateToken needs sandbox.ScopeAdmin.
+	CreateToken(ctx context.Context, r TokenRequest) (Token, error)
+}

@@ -1,0 +1,119 @@
+package guest
+
+// Version is the protocol's version; guest and host refuse any other.
+const Version = 1
+
+// Bounds of the protocol, in bytes.
+const (
+	MaxPreamble = 128 << 10
+	MaxPayload  = 64 << 10  // of a frame, but for FrameRequest
+	MaxRequest  = 256 << 10 // of FrameRequest
+	StdinWindow = 256 << 10
+	AnswerSize  = 8
+)
+
+// Paths inside a sandbox.
+const (
+	BinaryPath = "/.podspawn/guest" // the guest, read-only
+	SocketDir  = "/.podspawn/run"   // the host's directory
+	SocketName = "guest.sock"       // in SocketDir
+)
+
+// Right is something a connection may ask of the guest.
+type Right string
+
+// The rights.
+const (
+	RightExec Right = "exec" // start processes
+	RightPTY  Right = "pty"  // with a terminal
+	RightSFTP Right = "sftp" // the file transfer subsystem
+)
+
+// Preamble is what the daemon says about a connection before anyone else may
+// use it. It is JSON behind four bytes of length (big endian).
+type Preamble struct {
+	V        int               `json:"v"`
+	Login    string            `json:"login"`
+	Session  string            `json:"session,omitempty"` // id of the SSH connection or exec, for the guest's log
+	Rights   []Right           `json:"rights"`
+	Deadline int64             `json:"deadline"` // unix seconds at which the guest exits, whatever happens on the host
+	User     string            `json:"user"`     // default user, name or uid; "" is root
+	Shell    string            `json:"shell"`    // "" is the user's shell in /etc/passwd, else /bin/sh
+	Home     string            `json:"home"`     // unused when the user has one in /etc/passwd
+	Work     string            `json:"work"`     // default working directory, made for the user when missing
+	Env      map[string]string `json:"env,omitempty"`
+}
+
+// Answer is the guest's word on a preamble: "PSG1", then the code (big endian).
+type Answer uint32
+
+// The answers.
+const (
+	AnswerOK         Answer = 0
+	AnswerVersion    Answer = 1 // another protocol version
+	AnswerMalformed  Answer = 2 // not a preamble
+	AnswerExpired    Answer = 3 // the deadline has passed
+	AnswerNotOurDisk Answer = 4 // the socket directory is not the host's tmpfs
+	AnswerBusy       Answer = 5 // too many connections
+)
+
+// AnswerMagic opens every answer.
+const AnswerMagic = "PSG1"
+
+// FrameType says what a frame carries.
+type FrameType byte
+
+// Frames from host to guest.
+const (
+	FrameRequest FrameType = 'R' // an Exec, once, first
+	FrameStdin   FrameType = 'i' // bytes
+	FrameEOF     FrameType = 'e' // end of stdin
+	FrameResize  FrameType = 'w' // a Window
+	FrameSignal  FrameType = 's' // a signal's name without SIG, to the process group
+)
+
+// Frames from guest to host.
+const (
+	FrameStarted FrameType = 'S' // empty: the process runs
+	FrameStdout  FrameType = 'o' // bytes; with a terminal everything
+	FrameStderr  FrameType = 'E' // bytes
+	FrameCredit  FrameType = 'c' // four bytes: that much stdin was consumed
+	FrameExit    FrameType = 'x' // an Exit, last
+)
+
+// Exec asks the guest to start a process. Exactly one of LoginShell, Command,
+// Script, Argv and SFTP is set.
+type Exec struct {
+	LoginShell bool     `json:"login_shell,omitempty"` // the user's shell, argv[0] with a dash
+	Command    string   `json:"command,omitempty"`     // one argument to the user's shell's -c
+	Script     string   `json:"script,omitempty"`      // one argument to /bin/sh -c
+	Argv       []string `json:"argv,omitempty"`        // run directly, found in PATH
+	SFTP       bool     `json:"sftp,omitempty"`        // the SFTP server
+
+	User string            `json:"user,omitempty"` // instead of the preamble's; name or uid
+	Dir  string            `json:"dir,omitempty"`  // instead of the preamble's
+	Env  map[string]string `json:"env,omitempty"`  // on top of the preamble's
+	PTY  *Terminal         `json:"pty,omitempty"`
+}
+
+// Terminal asks for a terminal.
+type Terminal struct {
+	Term string `json:"term"`
+	Window
+}
+
+// Window is a terminal's size, in characters and pixels.
+type Window struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+	X    uint16 `json:"x,omitempty"`
+	Y    uint16 `json:"y,omitempty"`
+}
+
+// Exit says how the process ended. Error is set when it could not be started;
+// Code is then 127 (not found) or 126, as a shell would have it.
+type Exit struct {
+	Code   int    `json:"code"`
+	Signal string `json:"signal,omitempty"` // name without SIG, instead of Code
+	Error  string `json:"error,omitempty"`
+}
