@@ -16,6 +16,7 @@ const (
 	EventSandboxCreated   EventKind = "sandbox.created"
 	EventSandboxStarted   EventKind = "sandbox.started"
 	EventSandboxDraining  EventKind = "sandbox.draining"
+	EventSandboxExtended  EventKind = "sandbox.extended"
 	EventSandboxDestroyed EventKind = "sandbox.destroyed"
 	EventSessionOpened    EventKind = "session.opened"
 	EventSessionClosed    EventKind = "session.closed"
