@@ -124,6 +124,11 @@ type CertificateRequest struct {
 	ConfigDir string `json:"config_dir,omitempty"`
 }
 
+// ExtendRequest is the body of PATCH /v1/sandboxes/{id}.
+type ExtendRequest struct {
+	TTL Duration `json:"ttl"`
+}
+
 // ExecRequest is the body of POST /v1/sandboxes/{id}/exec. Exactly one of
 // Command and Argv is set.
 type ExecRequest struct {
