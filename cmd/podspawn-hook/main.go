@@ -1,0 +1,28 @@
+// Podspawn-hook is what sshd runs for a sandbox login, and the login's shell.
+// It is a program of its own because a login starts it five times: it links
+// little and starts fast. Package sshhook says what it does.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/podspawn/podspawn/sandbox/localapi"
+	"github.com/podspawn/podspawn/sshhook"
+)
+
+func main() {
+	if err := sshhook.Confine(); err != nil {
+		fmt.Fprintln(os.Stderr, "podspawn: error: the hook can't limit itself; podspawn doctor on the host says why")
+		os.Exit(1)
+	}
+	env := sshhook.ParseEnv(os.Environ())
+	os.Clearenv()
+	h := &sshhook.Hook{
+		Daemon: &localapi.Client{},
+		Env:    env,
+		Stdin:  os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	}
+	os.Exit(h.Run(context.Background(), os.Args))
+}

@@ -1,0 +1,328 @@
+package sshhook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/localapi"
+)
+
+// childVar makes the test binary a hook that asks the daemon at its value.
+const childVar = "SSHHOOK_TEST_DAEMON"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childVar); path != "" {
+		h := &Hook{
+			Daemon: &localapi.Client{Path: path, ServerUID: os.Getuid()},
+			Env:    ParseEnv(os.Environ()),
+			Stdin:  os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		}
+		os.Exit(h.Run(context.Background(), []string{"podspawn-hook", "session"}))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+const login = "sbx-0123456789abcdef"
+
+// double is a daemon for tests: a real socket that speaks the real protocol.
+type double struct {
+	client *localapi.Client
+	answer func(localapi.Request) (body any, fd *os.File, err *localapi.Error)
+
+	guests sync.WaitGroup // those that withGuest plays
+
+	mu       sync.Mutex // guards requests
+	requests []localapi.Request
+}
+
+// newDouble serves answer until the test ends. A nil answer hangs.
+func newDouble(t *testing.T, answer func(localapi.Request) (any, *os.File, *localapi.Error)) *double {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hook") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &double{client: &localapi.Client{Path: path, ServerUID: os.Getuid()}, answer: answer}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { d.serve(t, c, done) })
+		}
+	})
+	t.Cleanup(func() {
+		close(done)
+		_ = l.Close()
+		wg.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	return d
+}
+
+func (d *double) serve(t *testing.T, c *net.UnixConn, done <-chan struct{}) {
+	defer func() { _ = c.Close() }()
+	var req localapi.Request
+	if err := localapi.ReadFrame(c, &req); err != nil {
+		return
+	}
+	d.mu.Lock()
+	d.requests = append(d.requests, req)
+	d.mu.Unlock()
+	if d.answer == nil {
+		<-done
+		return
+	}
+	body, fd, rerr := d.answer(req)
+	resp := localapi.Response{V: localapi.Version, Error: rerr}
+	if rerr == nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			t.Error(err)
+		}
+		resp.Body = b
+	}
+	if err := localapi.WriteFrame(c, resp, fd); err != nil {
+		t.Error(err)
+	}
+	if fd != nil {
+		_ = fd.Close()
+	}
+	if req.Op == localapi.OpSession { // the lease ends with the hook
+		_, _ = io.Copy(io.Discard, c)
+	}
+}
+
+func (d *double) got() []localapi.Request {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.requests
+}
+
+// run is one hook as a function: files for streams, since that is what it gets.
+type run struct {
+	client  *localapi.Client
+	env     Env
+	stdin   string
+	timeout time.Duration
+}
+
+func (r run) do(t *testing.T, argv ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	in, inW := pipe(t)
+	_, err := inW.WriteString(r.stdin)
+	if err = errors.Join(err, inW.Close()); err != nil {
+		t.Fatal(err)
+	}
+	outR, out := pipe(t)
+	errR, errW := pipe(t)
+	var o, e bytes.Buffer
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = io.Copy(&o, outR) })
+	wg.Go(func() { _, _ = io.Copy(&e, errR) })
+	h := &Hook{Daemon: r.client, Env: r.env, Stdin: in, Stdout: out, Stderr: errW, Timeout: r.timeout}
+	code = h.Run(context.Background(), argv)
+	_, _ = out.Close(), errW.Close()
+	wg.Wait()
+	return code, o.String(), e.String()
+}
+
+func pipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = r.Close(), w.Close() })
+	return r, w
+}
+
+func TestPrincipals(t *testing.T) {
+	line := func(s string) func(localapi.Request) (any, *os.File, *localapi.Error) {
+		return func(localapi.Request) (any, *os.File, *localapi.Error) {
+			return localapi.PrincipalsResponse{Line: s}, nil, nil
+		}
+	}
+	tests := []struct {
+		name   string
+		user   string
+		answer func(localapi.Request) (any, *os.File, *localapi.Error)
+		want   string
+	}{
+		{"accepted", login, line("restrict " + login), "restrict " + login + "\n"},
+		{"accepted/pty", login, line("restrict,pty " + login + "\n"), "restrict,pty " + login + "\n"},
+		{"denied/refused by the daemon", login, func(localapi.Request) (any, *os.File, *localapi.Error) {
+			return nil, nil, &localapi.Error{Kind: sandbox.KindPolicy, Msg: "expired"}
+		}, ""},
+		{"denied/empty line", login, line(""), ""},
+		{"denied/another login", login, line("restrict sbx-zzzzzzzzzzzzzzzz"), ""},
+		{"denied/another real account", "root", line("restrict root"), ""},
+		{"denied/second line", login, line("restrict " + login + "\ncommand=\"sh\" " + login), ""},
+		{"denied/two line breaks", login, line("restrict " + login + "\n\n"), ""},
+		{"denied/an option of no known kind", login, line("restrict,port-forwarding " + login), ""},
+		{"denied/no restriction", login, line(login), ""},
+		{"denied/pty alone", login, line("pty " + login), ""},
+		{"denied/two names", login, line("restrict " + login + " root"), ""},
+		{"denied/leading blank", login, line(" restrict " + login), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, tt.answer)
+			code, stdout, stderr := run{client: d.client}.do(t, "podspawn-hook", "principals", tt.user, "ssh-ed25519-cert-v01@openssh.com", "AAAA")
+			if stdout != tt.want || stderr != "" || (code == 0) != (tt.want != "") {
+				t.Errorf("principals %s: exit %d, stdout %q, stderr %q; want stdout %q", tt.user, code, stdout, stderr, tt.want)
+			}
+		})
+	}
+}
+
+func TestPrincipalsTellsTheDaemonWhatSSHDSaid(t *testing.T) {
+	d := newDouble(t, func(localapi.Request) (any, *os.File, *localapi.Error) {
+		return localapi.PrincipalsResponse{Line: "restrict " + login}, nil, nil
+	})
+	run{client: d.client}.do(t, "podspawn-hook", "principals", login, "type", "key")
+	var got localapi.PrincipalsRequest
+	if err := json.Unmarshal(d.got()[0].Body, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(localapi.PrincipalsRequest{User: login, KeyType: "type", Key: "key"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Threats 34 and 35: a daemon that hangs, is gone, or is somebody else's.
+func TestEveryHookRefusesWithoutItsDaemon(t *testing.T) {
+	hang := newDouble(t, nil)
+	foreign := newDouble(t, func(localapi.Request) (any, *os.File, *localapi.Error) {
+		return localapi.PrincipalsResponse{Line: "restrict " + login}, nil, nil
+	})
+	daemons := map[string]*localapi.Client{
+		"hangs":       hang.client,
+		"is gone":     {Path: "/nonexistent/daemon.sock", ServerUID: os.Getuid()},
+		"is not root": {Path: foreign.client.Path, ServerUID: os.Getuid() + 1},
+	}
+	hooks := []struct {
+		name   string
+		argv   []string
+		env    Env
+		code   int
+		stdout bool // the one line is on stdout (PAM) instead of stderr
+		silent bool
+	}{
+		{"principals", []string{"podspawn-hook", "principals", login, "t", "k"}, Env{}, exitRefused, false, true},
+		{"pam", []string{"podspawn-hook", "pam-session"}, Env{PAMType: "open_session", PAMUser: login}, exitRefused, true, false},
+		{"session", []string{"podspawn-hook", "session"}, Env{}, exitTemp, false, false},
+		{"shell -c", []string{"podspawn-hook", "-c", "/bin/sh"}, Env{HasCommand: true, Command: "id"}, exitTemp, false, false},
+		{"login shell", []string{"-podspawn-hook"}, Env{}, exitTemp, false, false},
+	}
+	for state, client := range daemons {
+		for _, tt := range hooks {
+			t.Run(state+"/"+tt.name, func(t *testing.T) {
+				t.Parallel()
+				begin := time.Now()
+				code, stdout, stderr := run{client: client, env: tt.env, timeout: 200 * time.Millisecond}.do(t, tt.argv...)
+				if code != tt.code {
+					t.Errorf("exit %d, want %d", code, tt.code)
+				}
+				if d := time.Since(begin); d > 4*time.Second {
+					t.Errorf("took %v", d)
+				}
+				words, quiet := stderr, stdout
+				if tt.stdout {
+					words, quiet = stdout, stderr
+				}
+				if quiet != "" || tt.silent && words != "" {
+					t.Errorf("stdout %q, stderr %q", stdout, stderr)
+				}
+				if !tt.silent && (!strings.HasPrefix(words, "podspawn: error: ") || !strings.Contains(words, "; ") || strings.Count(words, "\n") != 1) {
+					t.Errorf("refusal %q is not one line with a hint", words)
+				}
+			})
+		}
+	}
+}
+
+func TestPAMSession(t *testing.T) {
+	refuse := func(localapi.Request) (any, *os.File, *localapi.Error) {
+		return nil, nil, &localapi.Error{Kind: sandbox.KindPolicy, Msg: "this certificate was used up\x1b[31m\nroot:x", Hint: "ask for another"}
+	}
+	accept := func(localapi.Request) (any, *os.File, *localapi.Error) { return struct{}{}, nil, nil }
+	tests := []struct {
+		name   string
+		env    Env
+		answer func(localapi.Request) (any, *os.File, *localapi.Error)
+		code   int
+		stdout string
+		op     localapi.Op
+	}{
+		{"open/accepted", Env{PAMType: "open_session", PAMUser: login, AuthInfo: "publickey x", PAMHost: "::1"}, accept, 0, "", localapi.OpPAMOpen},
+		{"open/refused", Env{PAMType: "open_session", PAMUser: login}, refuse, 1, "podspawn: error: this certificate was used up[31m root:x; ask for another\n", localapi.OpPAMOpen},
+		{"open/no user", Env{PAMType: "open_session"}, accept, 1, "podspawn: error: sshd did not say who logs in with which certificate; podspawn doctor on the host checks sshd's settings\n", ""},
+		{"close", Env{PAMType: "close_session", PAMUser: login}, accept, 0, "", localapi.OpPAMClose},
+		{"close/refused", Env{PAMType: "close_session", PAMUser: login}, refuse, 0, "", localapi.OpPAMClose},
+		{"neither", Env{PAMType: "auth", PAMUser: login}, accept, 1, "", ""},
+		{"not called by PAM", Env{}, accept, 1, "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, tt.answer)
+			code, stdout, stderr := run{client: d.client, env: tt.env}.do(t, "podspawn-hook", "pam-session")
+			if code != tt.code || stdout != tt.stdout || stderr != "" {
+				t.Errorf("exit %d, stdout %q, stderr %q; want exit %d, stdout %q", code, stdout, stderr, tt.code, tt.stdout)
+			}
+			var op localapi.Op
+			if r := d.got(); len(r) > 0 {
+				op = r[0].Op
+			}
+			if op != tt.op {
+				t.Errorf("asked the daemon for %q, want %q", op, tt.op)
+			}
+		})
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, argv := range [][]string{nil, {"podspawn-hook"}, {"podspawn-hook", "daemon"}, {"podspawn-hook", "principals", "a"}} {
+		code, stdout, stderr := run{client: &localapi.Client{Path: "/nonexistent"}}.do(t, argv...)
+		if code != exitUsage || stdout != "" || !strings.HasPrefix(stderr, "podspawn: error: ") {
+			t.Errorf("%q: exit %d, stdout %q, stderr %q", argv, code, stdout, stderr)
+		}
+	}
+	code, stdout, stderr := run{}.do(t, "podspawn-hook", "keys", "alice")
+	if code != 0 || stdout != "" || stderr != "" {
+		t.Errorf("keys: exit %d, stdout %q, stderr %q; want silence", code, stdout, stderr)
+	}
+}
+
+// socketpair is a guest connection: host is the end that a hook gets.
+func socketpair(t *testing.T) (host, guest *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), "host"), os.NewFile(uintptr(fds[1]), "guest")
+}

@@ -1,0 +1,46 @@
+package sshhook
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/podspawn/podspawn/sandbox/localapi"
+)
+
+// maxAuthInfo bounds SSH_AUTH_INFO_0: a certificate in base64, which sshd itself
+// bounds to 256 KiB a packet.
+const maxAuthInfo = 128 << 10
+
+// pamSession is what pam_exec runs, as root, when sshd opens and closes the
+// session of a connection. Opening is where the certificate is claimed: exit 0
+// lets the connection go on, everything else ends it. Closing never fails, since
+// the daemon notices the end of sshd by itself.
+//
+// pam_exec hands stdout on to the client, so it carries one line when the login
+// is refused, and nothing otherwise.
+func (h *Hook) pamSession(ctx context.Context) int {
+	ctx, cancel := h.withTimeout(ctx)
+	defer cancel()
+	switch h.Env.PAMType {
+	case "open_session":
+		if err := h.pamOpen(ctx); err != nil {
+			_, _ = fmt.Fprintln(h.Stdout, refusalLine(err)) // the exit code is the answer
+			return exitRefused
+		}
+		return exitOK
+	case "close_session":
+		req := localapi.PAMCloseRequest{User: h.Env.PAMUser}
+		_ = h.Daemon.Call(ctx, localapi.OpPAMClose, localapi.Auth{}, req, nil) // see above
+		return exitOK
+	default:
+		return exitRefused
+	}
+}
+
+func (h *Hook) pamOpen(ctx context.Context) error {
+	if h.Env.PAMUser == "" || len(h.Env.AuthInfo) > maxAuthInfo {
+		return &localError{"sshd did not say who logs in with which certificate", "podspawn doctor on the host checks sshd's settings"}
+	}
+	req := localapi.PAMOpenRequest{User: h.Env.PAMUser, AuthInfo: h.Env.AuthInfo, Source: h.Env.PAMHost}
+	return h.Daemon.Call(ctx, localapi.OpPAMOpen, localapi.Auth{}, req, nil)
+}
