@@ -45,4 +45,7 @@ type Event struct {
 	Session    string            `json:"session,omitempty"`
 	Reason     string            `json:"reason,omitempty"`
 	Detail     map[string]string `json:"detail,omitempty"`
+	// Prev and Hash are set by the Store, see [Event.Seal]; Hash stays the last field.
+	Prev string `json:"prev,omitempty"`
+	Hash string `json:"hash,omitempty"`
 }
