@@ -1,6 +1,7 @@
 package localapi
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -15,8 +16,7 @@ import (
 // ErrTooLarge is a frame of more than MaxFrame bytes.
 var ErrTooLarge = errors.New("frame exceeds the limit")
 
-// ReadFrame reads one frame into v. It allocates no more than what has arrived
-// and refuses fields that v does not have. io.EOF means that the peer closed
+// ReadFrame reads one frame into v. It allocates no more than what has arrived. io.EOF means that the peer closed
 // between two frames.
 func ReadFrame(r io.Reader, v any) error {
 	var head [4]byte
@@ -39,6 +39,17 @@ func readBody(r io.Reader, head [4]byte, v any) error {
 		return io.ErrUnexpectedEOF
 	}
 	return json.Unmarshal(body, v)
+}
+
+// Encode returns v as a frame's body, for Request.Body and Response.Body.
+func Encode(v any) (json.RawMessage, error) { return json.Marshal(v) }
+
+// Decode reads a body into v. Fields that v does not have are errors: a peer of
+// another release must not be half understood.
+func Decode(body json.RawMessage, v any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
 }
 
 // WriteFrame writes v as one frame, with the descriptor fd unless it is nil.

@@ -1,0 +1,262 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/podspawn/podspawn/ephemeralkeys"
+	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/localapi"
+)
+
+// Config is what a Server works with. All fields are needed unless they say so.
+type Config struct {
+	Store    sandbox.Store
+	Runtime  sandbox.Runtime // only asked whether it is ready
+	Manager  *sandbox.Manager
+	Guests   *Guests
+	Sessions *Sessions
+
+	AuthUID, APIUID int // of podspawn-auth and podspawn-api
+
+	UserCA       *ephemeralkeys.CA
+	ForceCommand string // in every certificate, and in sshd's Match block
+	HostName     string // in key ids
+	Host         localapi.HostInfo
+	SFTPCommand  string // sshd's Subsystem text for sftp
+
+	Tokens Tokens
+
+	// SetupIntact returns nil while sshd, PAM and NSS are as server-setup left
+	// them. It is asked on every login.
+	SetupIntact func() error
+	// HostRule returns nil while the host rule is in place. It is asked on every login.
+	HostRule func() error
+
+	Limits Limits
+	// Committed is called after each change that wrote audit events; may be nil.
+	Committed func()
+	Log       *slog.Logger
+}
+
+// Limits are the configuration's; a caller's caps only narrow them.
+type Limits struct {
+	PerTenant  int           // living sandboxes of one tenant
+	Total      int           // of all; 0 is no limit
+	TTLMax     time.Duration // of a sandbox
+	CertTTLMax time.Duration
+}
+
+// Tokens issues and verifies API tokens. Verify returns the token's claims
+// without looking at the register of revoked ones; that is the daemon's.
+type Tokens interface {
+	Issue(t sandbox.APIToken) (string, error)
+	Verify(raw string, now time.Time) (sandbox.APIToken, error)
+	Keys() localapi.KeysResponse
+}
+
+// Server answers the daemon's socket. Use New.
+type Server struct {
+	Config
+	cas     []ssh.PublicKey
+	peers   *peers
+	refused *refusals
+	limit   chan struct{} // bounds connections being served
+}
+
+// maxConns bounds the connections that are open at once: leases of sessions and
+// commands, and calls.
+const maxConns = 8192
+
+// requestTimeout bounds how long a peer may take to send its request.
+const requestTimeout = 5 * time.Second
+
+// New returns a Server.
+func New(c Config) *Server {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Committed == nil {
+		c.Committed = func() {}
+	}
+	return &Server{
+		Config: c, cas: []ssh.PublicKey{c.UserCA.PublicKey()},
+		peers: newPeers(), refused: newRefusals(), limit: make(chan struct{}, maxConns),
+	}
+}
+
+// Serve answers connections on l, and hands those on callers (the API's local
+// socket) to the API process, until ctx ends. It closes both.
+func (s *Server) Serve(ctx context.Context, l, callers *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { s.peers.run(ctx, callers, s.Log) })
+	stop := context.AfterFunc(ctx, func() { _, _ = l.Close(), callers.Close() }) // ends both accept loops
+	defer stop()
+	defer wg.Wait()
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			s.Log.ErrorContext(ctx, "accept", "err", err) // out of descriptors, most likely
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		select {
+		case s.limit <- struct{}{}:
+		default:
+			_ = conn.Close() // the peer sees the daemon as unavailable, which it is
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-s.limit }()
+			defer conn.Close()
+			s.serve(ctx, conn)
+		})
+	}
+}
+
+// call is one request with what the kernel and the token say about its caller.
+type call struct {
+	conn *net.UnixConn
+	peer localapi.Peer
+	req  localapi.Request
+}
+
+// answer is what a handler returns: a body, perhaps a descriptor to pass, and
+// perhaps something to do once it is delivered, while the connection is open.
+type answer struct {
+	body any
+	file *os.File
+	// held runs after the answer was written, with a context that ends when the
+	// peer closes the connection or the daemon stops. The connection closes when it returns.
+	held func(ctx context.Context)
+	// undo runs instead of held when the answer could not be delivered.
+	undo func()
+}
+
+func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Log.ErrorContext(ctx, "panic while serving a request", "panic", fmt.Sprint(p))
+		}
+	}()
+	peer, err := localapi.PeerOf(conn)
+	if err != nil {
+		s.Log.WarnContext(ctx, "peer unknown", "err", err)
+		return
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return
+	}
+	c := call{conn: conn, peer: peer}
+	if err := localapi.ReadFrame(conn, &c.req); err != nil {
+		if !errors.Is(err, io.EOF) {
+			s.Log.WarnContext(ctx, "request unreadable", "uid", peer.UID, "pid", peer.PID, "err", err)
+			s.reply(conn, answer{}, sandbox.Errorf(sandbox.KindInternal, "install both binaries of one release", "the request is not in the daemon's protocol"))
+		}
+		return
+	}
+	// From here on the peer sends nothing more; a read ends when it closes.
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return
+	}
+	rctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		var b [1]byte
+		_, _ = conn.Read(b[:]) // EOF, an error or a byte out of turn: all end the call
+		cancel()
+	}()
+	defer func() { _ = conn.Close(); <-gone }() // Close ends the read above
+
+	a, err := s.dispatch(rctx, c)
+	delivered := s.reply(conn, a, err)
+	if a.file != nil {
+		_ = a.file.Close() // the peer has its own copy now, or never will
+	}
+	switch {
+	case err != nil:
+	case !delivered && a.undo != nil:
+		a.undo()
+	case delivered && a.held != nil:
+		a.held(rctx)
+	}
+}
+
+// reply writes the answer and reports whether it was delivered. It logs errors
+// that are not meant for the peer.
+func (s *Server) reply(conn *net.UnixConn, a answer, err error) bool {
+	resp := localapi.Response{V: localapi.Version}
+	if err != nil {
+		if sandbox.KindOf(err) == sandbox.KindInternal || sandbox.KindOf(err) == sandbox.KindUnavailable {
+			s.Log.Error("request failed", "err", err)
+		}
+		pub := sandbox.Public(err)
+		resp.Error = &localapi.Error{Kind: pub.Kind, Msg: pub.Msg, Hint: pub.Hint}
+		a.file = nil
+	} else if a.body != nil {
+		if resp.Body, err = localapi.Encode(a.body); err != nil {
+			s.Log.Error("answer not encoded", "err", err)
+			return false
+		}
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return false
+	}
+	return localapi.WriteFrame(conn, resp, a.file) == nil
+}
+
+// dispatch lets each peer use its own operations and no other.
+func (s *Server) dispatch(ctx context.Context, c call) (answer, error) {
+	if c.req.V != localapi.Version {
+		return answer{}, sandbox.Errorf(sandbox.KindUnavailable, "install all binaries of one release and restart the daemon",
+			"the daemon speaks version %d of its protocol, not %d", localapi.Version, c.req.V)
+	}
+	uid := c.peer.UID
+	switch c.req.Op {
+	case localapi.OpPrincipals:
+		if uid == s.AuthUID {
+			return s.principals(ctx, c)
+		}
+	case localapi.OpPAMOpen:
+		if uid == 0 {
+			return s.pamOpen(ctx, c)
+		}
+	case localapi.OpPAMClose:
+		if uid == 0 {
+			return s.pamClose(ctx, c)
+		}
+	case localapi.OpSession:
+		if uid >= sandbox.MinUID && uid <= sandbox.MaxUID {
+			return s.session(ctx, c)
+		}
+	default:
+		if uid == s.APIUID {
+			return s.api(ctx, c)
+		}
+	}
+	s.Log.WarnContext(ctx, "operation refused", "op", c.req.Op, "uid", uid, "pid", c.peer.PID)
+	return answer{}, sandbox.Errorf(sandbox.KindUnauthorized, "this socket serves podspawn's own processes; use the podspawn command",
+		"uid %d may not use this operation", uid)
+}

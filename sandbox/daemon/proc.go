@@ -1,0 +1,177 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podspawn/podspawn/sandbox"
+)
+
+// errGone means that a process no longer exists.
+var errGone = errors.New("the process is gone")
+
+// procStat is what we need of /proc/PID/stat, proc_pid_stat(5).
+type procStat struct {
+	sandbox.Process
+	parent int
+}
+
+func statProc(pid int) (procStat, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return procStat{}, errGone
+	}
+	if err != nil {
+		return procStat{}, err
+	}
+	// The second field is the name in parentheses and may hold anything, so count
+	// from the last one: what follows are fields 3 (state), 4 (ppid) … 22 (start time).
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return procStat{}, fmt.Errorf("/proc/%d/stat is not understood", pid)
+	}
+	f := bytes.Fields(b[i+1:])
+	if len(f) < 20 {
+		return procStat{}, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(f))
+	}
+	parent, err1 := strconv.Atoi(string(f[1]))
+	start, err2 := strconv.ParseUint(string(f[19]), 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return procStat{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	return procStat{Process: sandbox.Process{PID: pid, Start: start}, parent: parent}, nil
+}
+
+// uidOf returns the owner of /proc/PID: the effective uid.
+func uidOf(pid int) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/"+strconv.Itoa(pid), &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return 0, errGone
+		}
+		return 0, err
+	}
+	return int(st.Uid), nil
+}
+
+// netnsOf returns the inode number of a process's network namespace.
+func netnsOf(pid int) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/net", &st); err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+			return 0, errGone
+		}
+		return 0, err
+	}
+	return st.Ino, nil
+}
+
+// maxAncestors bounds the walk to the root of the process tree.
+const maxAncestors = 64
+
+// ancestors returns the parent of pid, its parent, and so on, without process 1.
+// pid is held by a pidfd over the walk and must still be there at the end, so
+// that a pid which was reused on the way can't lend its ancestry (threat 46).
+func ancestors(pid int) ([]sandbox.Process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return nil, errGone
+		}
+		return nil, err
+	}
+	defer unix.Close(fd)
+	st, err := statProc(pid)
+	if err != nil {
+		return nil, err
+	}
+	var up []sandbox.Process
+	for st.parent > 1 && len(up) < maxAncestors {
+		if st, err = statProc(st.parent); err != nil {
+			return nil, err
+		}
+		up = append(up, st.Process)
+	}
+	if err := unix.PidfdSendSignal(fd, 0, nil, 0); err != nil {
+		return nil, errGone
+	}
+	return up, nil
+}
+
+// alive reports whether exactly this process exists and is no zombie.
+func alive(p sandbox.Process) bool {
+	fd, err := openProcess(p)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return !exited(fd)
+}
+
+// openProcess returns a pidfd of exactly this process.
+func openProcess(p sandbox.Process) (int, error) {
+	fd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return -1, errGone
+		}
+		return -1, err
+	}
+	if st, err := statProc(p.PID); err != nil || st.Process != p {
+		_ = unix.Close(fd) // another process's
+		return -1, errors.Join(errGone, err)
+	}
+	return fd, nil
+}
+
+// exited reports whether a pidfd's process has ended: it polls as readable then.
+func exited(pidfd int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
+}
+
+// waitProcess returns nil when the process has ended, or ctx's error. It blocks no thread.
+func waitProcess(ctx context.Context, p sandbox.Process) error {
+	fd, err := openProcess(p)
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) }) // unblocks the wait
+	defer stop()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if err := raw.Read(func(fd uintptr) bool { return exited(int(fd)) }); err != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	return nil
+}
+
+// signalProcess sends a signal to exactly this process; one that is gone is no error.
+func signalProcess(p sandbox.Process, sig unix.Signal) error {
+	fd, err := openProcess(p)
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}

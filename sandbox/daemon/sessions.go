@@ -1,0 +1,245 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podspawn/podspawn/sandbox"
+)
+
+// killAfter is how long an sshd has to end after TERM before it is killed.
+const killAfter = 500 * time.Millisecond
+
+// Sessions watches and ends SSH connections. A connection lives as long as its
+// sshd monitor, the process that PAM's session step ran under: that is liveness
+// by the kernel's word, also over a restart of the daemon, and not a count that
+// can leak. It implements sandbox.Sessions and is safe for concurrent use.
+type Sessions struct {
+	store sandbox.Store
+	kick  func() // after a connection closed
+	log   *slog.Logger
+
+	mu       sync.Mutex // guards what follows
+	watching map[string]context.CancelFunc
+	exited   map[string]bool    // connections whose PAM session was closed
+	channels map[sandbox.ID]int // open channels
+	wg       sync.WaitGroup
+}
+
+var _ sandbox.Sessions = (*Sessions)(nil)
+
+// NewSessions returns a Sessions. kick is called after a connection closed.
+func NewSessions(store sandbox.Store, kick func(), log *slog.Logger) *Sessions {
+	return &Sessions{
+		store: store, kick: kick, log: log,
+		watching: map[string]context.CancelFunc{}, exited: map[string]bool{}, channels: map[sandbox.ID]int{},
+	}
+}
+
+// Resume watches the connections that an earlier daemon left open, and closes
+// those that ended meanwhile.
+func (s *Sessions) Resume(ctx context.Context) error {
+	conns, err := s.store.OpenConnections(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, c := range conns {
+		row, err := s.store.Get(ctx, c.Sandbox)
+		if err != nil {
+			return err
+		}
+		s.Watch(row, c)
+	}
+	return nil
+}
+
+// Watch closes the connection in the state when its monitor ends.
+func (s *Sessions) Watch(row sandbox.Sandbox, c sandbox.Connection) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watching[c.ID] != nil {
+		cancel()
+		return
+	}
+	s.watching[c.ID] = cancel
+	s.wg.Go(func() {
+		defer cancel()
+		err := waitProcess(ctx, c.Monitor)
+		s.mu.Lock()
+		delete(s.watching, c.ID)
+		exited := s.exited[c.ID]
+		delete(s.exited, c.ID)
+		s.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.log.Error("connection not watched", "sandbox", row.ID, "connection", c.ID, "err", err)
+			return
+		}
+		s.closed(row, c, exited)
+	})
+}
+
+// closed records the end of a connection and kills what it left: sshd's user
+// process goes on serving the client when only the monitor was killed.
+func (s *Sessions) closed(row sandbox.Sandbox, c sandbox.Connection, exited bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	note := "exit"
+	if !exited {
+		note = "lost"
+	}
+	if err := s.sweep(ctx, row, c.ID); err != nil {
+		s.log.Error("processes of an ended connection not killed", "sandbox", row.ID, "connection", c.ID, "err", err)
+	}
+	now := time.Now()
+	ev := sessionEvent(sandbox.EventSessionClosed, now, row, c)
+	ev.Reason = note
+	ev.Detail = map[string]string{"seconds": strconv.FormatInt(int64(now.Sub(c.OpenedAt).Seconds()), 10)}
+	// A lost connection starts the grace period too in this version.
+	if _, err := s.store.CloseConnection(ctx, c.ID, now, true, note, ev); err != nil {
+		s.log.Error("end of a connection not recorded", "sandbox", row.ID, "connection", c.ID, "err", err)
+	}
+	s.kick()
+}
+
+// Exited notes that PAM closed the session of a monitor in order.
+func (s *Sessions) Exited(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watching[id] != nil {
+		s.exited[id] = true
+	}
+}
+
+// sweep kills the sandbox's processes on the host that belong to no open
+// connection other than without.
+func (s *Sessions) sweep(ctx context.Context, row sandbox.Sandbox, without string) error {
+	conns, err := s.store.OpenConnections(ctx, row.ID)
+	if err != nil {
+		return err
+	}
+	keep := map[sandbox.Process]bool{}
+	for _, c := range conns {
+		if c.ID != without {
+			keep[c.Monitor] = true
+		}
+	}
+	return killStrays(row.UID, keep)
+}
+
+// killStrays kills every process of the uid that has none of keep among its
+// ancestors.
+func killStrays(uid int, keep map[sandbox.Process]bool) error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if has, err := uidOf(pid); err != nil || has != uid {
+			continue // gone, or somebody else's
+		}
+		st, err := statProc(pid)
+		if err != nil {
+			continue
+		}
+		up, err := ancestors(pid)
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		stray := true
+		for _, p := range up {
+			stray = stray && !keep[p]
+		}
+		if stray {
+			errs = append(errs, signalProcess(st.Process, unix.SIGKILL))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// End ends connections: TERM to the monitor lets sshd close its session in
+// order; what is left after killAfter is killed, the user's sshd included.
+func (s *Sessions) End(ctx context.Context, row sandbox.Sandbox, conns []sandbox.Connection) error {
+	var errs []error
+	for _, c := range conns {
+		errs = append(errs, endMonitor(ctx, c.Monitor))
+	}
+	errs = append(errs, killStrays(row.UID, nil))
+	s.mu.Lock()
+	for _, c := range conns {
+		if cancel := s.watching[c.ID]; cancel != nil {
+			cancel() // Destroy records the end itself
+		}
+	}
+	s.mu.Unlock()
+	return errors.Join(errs...)
+}
+
+// endMonitor ends one connection's sshd monitor.
+func endMonitor(ctx context.Context, p sandbox.Process) error {
+	if err := signalProcess(p, unix.SIGTERM); err != nil {
+		return err
+	}
+	tctx, cancel := context.WithTimeout(ctx, killAfter)
+	defer cancel()
+	if waitProcess(tctx, p) == nil {
+		return nil
+	}
+	if err := signalProcess(p, unix.SIGKILL); err != nil {
+		return err
+	}
+	return waitProcess(ctx, p)
+}
+
+// openChannel counts a channel of a sandbox, up to sandbox.MaxChannels.
+func (s *Sessions) openChannel(id sandbox.ID) (done func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.channels[id] >= sandbox.MaxChannels {
+		return nil, sandbox.Errorf(sandbox.KindQuota, "close some first", "sandbox %s has %d sessions already", id, sandbox.MaxChannels)
+	}
+	s.channels[id]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.channels[id]--; s.channels[id] <= 0 {
+			delete(s.channels, id)
+		}
+	}, nil
+}
+
+// Close stops watching; the connections go on.
+func (s *Sessions) Close() {
+	s.mu.Lock()
+	for _, cancel := range s.watching {
+		cancel()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+func sessionEvent(kind sandbox.EventKind, now time.Time, row sandbox.Sandbox, c sandbox.Connection) sandbox.Event {
+	return sandbox.Event{
+		Time: now, Event: kind, Tenant: row.Tenant, Sandbox: row.ID, SpecDigest: row.Digest,
+		Serial: c.Serial, Source: c.Source, Session: c.ID,
+	}
+}
