@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/podspawn/podspawn/agent/api"
+	"github.com/podspawn/podspawn/agent/sshconfig"
+	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/guest"
+	"github.com/podspawn/podspawn/sandbox/localapi"
+)
+
+// Bounds of a command.
+const (
+	defaultTimeout = 10 * time.Minute
+	maxTimeout     = 24 * time.Hour
+	defaultOutput  = 1 << 20 // bytes a stream
+	maxOutput      = 4 << 20
+	startWait      = 20 * time.Second // for a sandbox that is still starting
+	maxCommand     = 128 << 10
+	maxArgs        = 1024
+	auditCommand   = 4 << 10
+)
+
+// exitTimedOut is the exit code of a command that was killed at its timeout, as
+// timeout(1) has it.
+const exitTimedOut = 124
+
+func (a *as) Exec(ctx context.Context, ref string, r api.ExecRequest) (api.ExecResult, error) {
+	if err := checkRef(ref); err != nil {
+		return api.ExecResult{}, err
+	}
+	if err := checkExec(&r); err != nil {
+		return api.ExecResult{}, err
+	}
+	timeout := time.Duration(r.Timeout)
+	in := localapi.ExecRequest{Sandbox: ref, Command: auditText(r), Wait: min(startWait, timeout)}
+
+	opening, cancel := context.WithTimeout(ctx, in.Wait+callTimeout)
+	defer cancel()
+	var out localapi.ExecResponse
+	lease, err := a.s.daemon.Open(opening, localapi.OpExec, a.auth, in, &out)
+	if err != nil {
+		return api.ExecResult{}, err
+	}
+	defer lease.Close() // tells the daemon that the command has ended
+	if lease.File == nil {
+		return api.ExecResult{}, errors.New("the daemon sent no connection to the guest")
+	}
+
+	stdout, stderr := newCollector(r.MaxOutputBytes), newCollector(r.MaxOutputBytes)
+	running, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	began := time.Now()
+	exit, err := guest.Run(running, lease.File, guestExec(r), guest.Streams{
+		Stdin: strings.NewReader(r.Stdin), Stdout: stdout, Stderr: stderr,
+	})
+	res := api.ExecResult{
+		ExecID: out.Exec, ExitCode: exit.Code, Signal: exit.Signal,
+		DurationMS: time.Since(began).Milliseconds(), ExpiresAt: out.Sandbox.ExpiresAt.UTC(),
+	}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil: // the caller has gone
+		return api.ExecResult{}, fmt.Errorf("command cancelled: %w", context.Cause(ctx))
+	case running.Err() != nil:
+		res.TimedOut, res.ExitCode, res.Signal = true, exitTimedOut, "KILL"
+	case errors.Is(err, guest.ErrEnded):
+		return api.ExecResult{}, &sandbox.Error{
+			Kind: sandbox.KindGone, Msg: "the sandbox ended while the command ran", Err: err,
+			Hint: "get the sandbox to see why; create another one",
+		}
+	default:
+		return api.ExecResult{}, fmt.Errorf("run command: %w", err)
+	}
+	if exit.Error != "" {
+		fmt.Fprintf(stderr, "podspawn: error: %s\n", exit.Error)
+	}
+	res.Stdout, res.Stderr = stdout.String(), stderr.String()
+	res.Truncated = stdout.truncated() || stderr.truncated()
+	return res, nil
+}
+
+// checkExec bounds a request and completes it with defaults.
+func checkExec(r *api.ExecRequest) error {
+	bad := func(hint, format string, args ...any) error {
+		return sandbox.Errorf(sandbox.KindInvalidSpec, hint, format, args...)
+	}
+	if (r.Command == "") == (len(r.Argv) == 0) {
+		return bad("command is run by sh, argv directly", "give exactly one of command and argv")
+	}
+	total := len(r.Command)
+	for _, arg := range r.Argv {
+		total += len(arg)
+	}
+	if total > maxCommand || len(r.Argv) > maxArgs {
+		return bad("write it to a file in the sandbox, or send it as stdin", "the command exceeds %d KiB or %d arguments", maxCommand>>10, maxArgs)
+	}
+	if len(r.Argv) > 0 && r.Argv[0] == "" {
+		return bad("put the program first", "argv begins with an empty string")
+	}
+	if strings.ContainsRune(r.Command+strings.Join(r.Argv, ""), 0) {
+		return bad("send binary data as stdin", "the command contains a NUL byte")
+	}
+	if r.Cwd != "" && (!path.IsAbs(r.Cwd) || strings.ContainsRune(r.Cwd, 0)) {
+		return bad("use a path such as /workspace/app", "cwd is not absolute")
+	}
+	// The rules for the environment and the user are the spec's.
+	probe := sandbox.Spec{Env: r.Env, User: r.User}.WithDefaults(sandbox.BuiltinDefaults())
+	if err := probe.Validate(); err != nil {
+		return err
+	}
+	switch {
+	case r.Timeout == 0:
+		r.Timeout = api.Duration(defaultTimeout)
+	case time.Duration(r.Timeout) > maxTimeout:
+		return bad("use at most 24h", "timeout is out of range")
+	}
+	switch {
+	case r.MaxOutputBytes == 0:
+		r.MaxOutputBytes = defaultOutput
+	case r.MaxOutputBytes < 0 || r.MaxOutputBytes > maxOutput:
+		return bad(fmt.Sprintf("use 1 to %d", maxOutput), "max_output_bytes is out of range")
+	}
+	return nil
+}
+
+func guestExec(r api.ExecRequest) guest.Exec {
+	return guest.Exec{Script: r.Command, Argv: r.Argv, User: r.User, Dir: r.Cwd, Env: r.Env}
+}
+
+// auditText is the command for the audit log.
+func auditText(r api.ExecRequest) string {
+	text := r.Command
+	if text == "" {
+		words := make([]string, len(r.Argv))
+		for i, arg := range r.Argv {
+			words[i] = sshconfig.Quote(arg)
+		}
+		text = strings.Join(words, " ")
+	}
+	if len(text) > auditCommand {
+		text = strings.ToValidUTF8(text[:auditCommand], "") + "…"
+	}
+	return text
+}
