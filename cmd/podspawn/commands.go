@@ -5,6 +5,15 @@ import "github.com/spf13/cobra"
 // commandsOf makes every command of this version, in the order of the help.
 func commandsOf(a *app) []*cobra.Command {
 	return []*cobra.Command{
+		newCreateCommand(a),
+		newListCommand(a),
+		newGetCommand(a),
+		newExtendCommand(a),
+		newDestroyCommand(a),
+		newSSHCommand(a),
+		newCertCommand(a),
+		newRunCommand(a),
+		newTokenCommand(a),
 		newConfigCommand(a),
 		newVersionCommand(a),
 	}

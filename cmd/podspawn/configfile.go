@@ -6,6 +6,8 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/podspawn/podspawn/agent/api"
 )
 
 // applyFile lays the YAML in text over the configuration. It walks the syntax
@@ -114,7 +116,7 @@ func (r *configReader) unknown(key string, node ast.Node) error {
 			candidates = append(candidates, top)
 		}
 	}
-	if near := nearest(key, candidates); near != "" {
+	if near := api.Nearest(key, candidates); near != "" {
 		return r.errorf(node, "unknown key %q; did you mean %s?", key, near)
 	}
 	return r.errorf(node, "unknown key %q", key)

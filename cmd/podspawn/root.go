@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/podspawn/podspawn/agent/api"
 )
 
 // Names of environment variables.
@@ -66,8 +68,8 @@ in; the sandbox goes away by itself.`,
 		},
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&a.configFile, "config", "", "configuration of the service (default "+defaultConfigFile+")")
-	f.StringVar(&a.server, "server", "", "the service: unix:///PATH or https://HOST (default "+defaultServer+")")
+	f.StringVar(&a.configFile, "config", "", "`FILE` that configures the service (default "+defaultConfigFile+")")
+	f.StringVar(&a.server, "server", "", "`URL` of the service, unix:///PATH or https://HOST (default "+defaultServer+")")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON; docs/json.md has the shapes")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print only what a script needs, and no words on stderr but errors")
 	root.SetFlagErrorFunc(flagError)
@@ -135,7 +137,7 @@ func unknownCommand(parent *cobra.Command, name string) error {
 		}
 	}
 	hint := parent.CommandPath() + " --help lists the commands"
-	if near := nearest(name, names); near != "" {
+	if near := api.Nearest(name, names); near != "" {
 		hint = fmt.Sprintf("did you mean %s %s?", parent.CommandPath(), near)
 	}
 	return &usageError{msg: fmt.Sprintf("unknown command %q for %q", name, parent.CommandPath()), hint: hint}
@@ -156,49 +158,11 @@ func flagError(cmd *cobra.Command, err error) error {
 			}
 		})
 		name := missing.GetSpecifiedName()
-		if near := nearest(name, names); near != "" && missing.GetSpecifiedShortnames() == "" {
+		if near := api.Nearest(name, names); near != "" && missing.GetSpecifiedShortnames() == "" {
 			hint = fmt.Sprintf("did you mean --%s?", near)
 		}
 	}
 	return &usageError{msg: err.Error(), hint: hint}
-}
-
-// nearest returns the candidate that is a likely misspelling of name, or "".
-func nearest(name string, candidates []string) string {
-	best, bestDistance := "", 3
-	if len(name) > 40 {
-		return ""
-	}
-	for _, c := range candidates {
-		d := distance(strings.ToLower(name), c)
-		if strings.HasPrefix(c, name) && len(name) >= 2 {
-			d = min(d, 1)
-		}
-		if d < bestDistance && d < len(c) {
-			best, bestDistance = c, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }
 
 // isTerminal reports whether a stream is an interactive terminal.
