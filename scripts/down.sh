@@ -21,7 +21,8 @@ podspawn=/usr/local/bin/podspawn
 say "==> 1/5 sandboxes"
 # Asked nicely, so that the audit log has their end; by force below.
 if [ -S $RUN/podspawn.sock ] && [ -x "$podspawn" ]; then
-  timeout 60 "$podspawn" destroy --all >/dev/null 2>&1 </dev/null || true
+  timeout 20 "$podspawn" list --json 2>/dev/null </dev/null | jq -r '.sandboxes[].id' 2>/dev/null |
+    timeout 60 xargs -r "$podspawn" destroy >/dev/null 2>&1 || true
 fi
 if on_systemd; then
   for unit in podspawn-serve podspawn-daemon; do
@@ -85,6 +86,7 @@ for file in passwd group shadow; do
 done
 
 say "==> 3/5 sshd and dockerd"
+if have jq; then forget_runtimes; fi
 if alive $RUN/sshd.pid sshd; then
   stop_pid "$(cat $RUN/sshd.pid)" 10 || left+=("sshd")
   say "    stopped the sshd that make up started"

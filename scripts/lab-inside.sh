@@ -64,6 +64,17 @@ if [ "$install" = yes ]; then
   "$ROOT/scripts/runsc.sh" 2>/dev/null || die "runsc could not be installed" "run scripts/runsc.sh first"
 fi
 
+# Last, since the lab's folder is below it. Not a layer: a dockerd of a test's own
+# keeps its layers here, and they do not stack on another.
+case "$ROOT/:$PWD/" in
+  */var/tmp/*) ;; # the sources are there themselves
+  *)
+    mkdir "$dir/var-tmp"
+    chmod 1777 "$dir/var-tmp"
+    mount --bind "$dir/var-tmp" /var/tmp
+    ;;
+esac
+
 # In the foreground: bash reaps every orphan while it waits. The command is not
 # PID 1 itself, since most programs reap only their own children.
 rc=0

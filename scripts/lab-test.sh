@@ -31,7 +31,8 @@ if [ "${1:-}" = parts ]; then
   exit
 fi
 
-out=$(mktemp -d /var/tmp/podspawn-labtest.XXXXXX)
+mkdir -p "$CACHE"
+out=$(mktemp -d "$CACHE/labtest.XXXXXX") # a lab has a /tmp and /var/tmp of its own
 trap 'rm -rf "$out"' EXIT
 
 # left LAB: what is left of it.

@@ -15,6 +15,7 @@
 #   /etc          a writable layer over the machine's; so too /var/lib, /home, /tmp,
 #                 /usr/libexec and /usr/local/bin
 #   /run, /var/log, /dev/shm, /root/.ssh, /var/lib/{extrausers,podspawn}   empty
+#   /var/tmp      empty, on the disk
 #   Docker root   /var/lib/docker, empty, on the disk under /var/tmp/podspawn-lab.*
 #   cgroups       the machine's, but all containers below one group of the lab's
 #

@@ -32,7 +32,7 @@ scripts/runsc.sh --no-install
 stage "base image"
 scripts/image.sh
 
-logs=$(mktemp -d /var/tmp/podspawn-test.XXXXXX)
+logs=$(mktemp -d "$CACHE/test.XXXXXX")
 trap 'rm -rf "$logs"' EXIT
 export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOWORK=off
 unset GOROOT
@@ -47,7 +47,7 @@ scripts/lab-test.sh || failed+=(labs)
 
 stage "go test -race, each package in a lab"
 export PODSPAWN_TEST_REQUIRE=${PODSPAWN_TEST_REQUIRE-root,sshd,docker,gvisor}
-# Test programs are built where a lab sees them: /tmp is a lab's own.
+# Test programs are built where a lab sees them.
 GOTMPDIR=$logs "$go" test -race -json -count=1 -timeout 15m -p 2 \
   -exec "$ROOT/scripts/lab.sh --install" "${packages[@]}" </dev/null |
   "$logs/testsum" -log "$logs/tests.json" || failed+=(tests)
