@@ -22,6 +22,7 @@ const (
 	defaultOutput  = 1 << 20 // bytes a stream
 	maxOutput      = 4 << 20
 	startWait      = 20 * time.Second // for a sandbox that is still starting
+	lastWords      = 500 * time.Millisecond
 	maxCommand     = 128 << 10
 	maxArgs        = 1024
 	auditCommand   = 4 << 10
@@ -53,6 +54,10 @@ func (a *as) Exec(ctx context.Context, ref string, r api.ExecRequest) (api.ExecR
 		return api.ExecResult{}, errors.New("the daemon sent no connection to the guest")
 	}
 
+	// A caller with a deadline of its own gets the output so far, rather than nothing.
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline)-lastWords)
+	}
 	stdout, stderr := newCollector(r.MaxOutputBytes), newCollector(r.MaxOutputBytes)
 	running, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -61,5 +61,6 @@ func block(out localapi.IssueResponse, dir string) (api.SSH, error) {
 		Host: t.Host, Port: t.Port, User: t.User,
 		Command: t.Command(), Config: t.Config(), KnownHosts: known,
 		Certificate: out.Certificate, ValidBefore: out.ValidBefore.UTC(), Serial: out.Serial,
+		ExpiresAt: out.Sandbox.ExpiresAt.UTC(),
 	}, nil
 }

@@ -33,6 +33,10 @@ type CreateRequest struct {
 // its lifetime (the table under "Lifetime" in the public contract).
 type Maker string
 
+// MakerHeader is the HTTP header by which our own clients say who makes a
+// sandbox. It decides nothing but defaults, so anybody may send it.
+const MakerHeader = "Podspawn-Maker"
+
 // The makers.
 const (
 	MakerHTTP Maker = "http" // and the command line's create
@@ -97,6 +101,7 @@ type SSH struct {
 	Certificate string    `json:"certificate"` // one line
 	ValidBefore time.Time `json:"valid_before"`
 	Serial      uint64    `json:"serial"`
+	ExpiresAt   time.Time `json:"expires_at"` // of the sandbox
 }
 
 // List is the body of GET /v1/sandboxes, newest first.

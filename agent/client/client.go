@@ -119,12 +119,14 @@ func loopback(host string) bool {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Create makes a sandbox. Maker can't be said over HTTP: where it is not
-// MakerHTTP, its lifetime's defaults are sent, unless the request has its own.
+// Create makes a sandbox.
 func (c *Client) Create(ctx context.Context, r api.CreateRequest) (api.Sandbox, error) {
 	h := http.Header{}
 	if r.IdempotencyKey != "" {
 		h.Set("Idempotency-Key", r.IdempotencyKey)
+	}
+	if r.Maker != "" {
+		h.Set(api.MakerHeader, string(r.Maker))
 	}
 	var out api.Sandbox
 	return out, c.do(ctx, http.MethodPost, "/v1/sandboxes", h, r, &out)

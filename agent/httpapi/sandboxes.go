@@ -32,7 +32,14 @@ func (a *app) create(c echo.Context) error {
 	if err := longAnswer(c, createAnswer); err != nil {
 		return err
 	}
-	r.Maker = api.MakerHTTP
+	switch m := api.Maker(c.Request().Header.Get(api.MakerHeader)); m {
+	case "", api.MakerHTTP:
+		r.Maker = api.MakerHTTP
+	case api.MakerMCP, api.MakerRun:
+		r.Maker = m
+	default:
+		return sandbox.Errorf(sandbox.KindInvalidSpec, "leave the header out", "%s: %q is unknown", api.MakerHeader, clip(string(m)))
+	}
 	r.IdempotencyKey = c.Request().Header.Get("Idempotency-Key")
 	s, err := a.caller(c).Create(c.Request().Context(), r)
 	if err != nil {
