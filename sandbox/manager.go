@@ -130,7 +130,10 @@ func (m *Manager) Create(ctx context.Context, p CreateParams) (Sandbox, error) {
 	row := Sandbox{
 		ID: NewID(), Tenant: p.Caller.Tenant, Subject: p.Caller.Subject, Name: p.Name,
 		Labels: p.Labels, Spec: p.Spec, Digest: p.Spec.Digest(), State: StateAccepted,
-		ImageID: img.ID, CreatedAt: p.Now, ExpiresAt: p.Now.Add(p.Spec.Lifecycle.TTL), LastActivity: p.Now,
+		User: p.Spec.User, ImageID: img.ID, CreatedAt: p.Now, ExpiresAt: p.Now.Add(p.Spec.Lifecycle.TTL), LastActivity: p.Now,
+	}
+	if row.User == "" {
+		row.User = img.User
 	}
 	if p.IdempotencyKey != "" {
 		digest, value, fresh, err := m.store.Remember(ctx, row.Tenant, p.IdempotencyKey, p.RequestDigest, string(row.ID), p.Now)
@@ -152,7 +155,14 @@ func (m *Manager) Create(ctx context.Context, p CreateParams) (Sandbox, error) {
 			// The first call got no further than its key: carry on in its place.
 		}
 	}
+	id := row.ID
 	row, err = m.store.Insert(ctx, row, p.Quota, m.event(EventSandboxCreated, p.Now, row, p.Caller))
+	if p.IdempotencyKey != "" && err != nil {
+		// Another call with the same key was quicker between its key and its row.
+		if got, gerr := m.store.Get(ctx, id); gerr == nil {
+			return m.await(ctx, got)
+		}
+	}
 	if err != nil {
 		return Sandbox{}, err
 	}

@@ -72,6 +72,8 @@ type Sandbox struct {
 	State  State
 	Reason Reason // set from draining on
 
+	// User is who sessions and commands run as: Spec.User, else the image's user.
+	User string
 	// ImageID is the immutable id that Spec.Image named when the sandbox was made.
 	ImageID string
 	// Container is the runtime's id of the container; "" before it was created.

@@ -152,7 +152,6 @@ func (s *Server) create(ctx context.Context, c call, by sandbox.Caller) (answer,
 	if sandbox.KindOf(err) == sandbox.KindQuota && err != nil {
 		s.deny(ctx, sandbox.EventQuotaDenied, by, err)
 	}
-	s.Committed()
 	if err != nil {
 		return answer{}, err
 	}
@@ -195,7 +194,6 @@ func (s *Server) deny(ctx context.Context, kind sandbox.EventKind, by sandbox.Ca
 	}); err != nil {
 		s.Log.ErrorContext(ctx, "denial not recorded", "tenant", by.Tenant, "err", err)
 	}
-	s.Committed()
 }
 
 // show completes a row with what is not in it.
@@ -281,7 +279,6 @@ func (s *Server) extend(ctx context.Context, c call, by sandbox.Caller) (answer,
 	if row, err = s.Manager.Extend(ctx, row.ID, in.TTL, by); err != nil {
 		return answer{}, err
 	}
-	s.Committed()
 	return s.show(ctx, row)
 }
 
@@ -297,7 +294,6 @@ func (s *Server) destroy(ctx context.Context, c call, by sandbox.Caller) (answer
 	wctx, cancel := context.WithTimeout(ctx, min(max(in.Wait, 0), time.Minute))
 	defer cancel()
 	row, err = s.Manager.Destroy(wctx, row.ID, sandbox.ReasonRequested, by)
-	s.Committed()
 	if err != nil {
 		return answer{}, err
 	}
@@ -340,7 +336,6 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 		_ = f.Close() // the store's error is the one to report
 		return answer{}, err
 	}
-	s.Committed()
 	return answer{
 		body: localapi.ExecResponse{Sandbox: row, Exec: id}, file: f, undo: end,
 		held: func(ctx context.Context) {
@@ -354,7 +349,6 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 			if err := s.Store.Append(wctx, done); err != nil {
 				s.Log.Error("end of a command not recorded", "sandbox", row.ID, "exec", id, "err", err)
 			}
-			s.Committed()
 		},
 	}, nil
 }
@@ -394,7 +388,6 @@ func (s *Server) issue(ctx context.Context, c call, by sandbox.Caller) (answer, 
 	if err != nil {
 		return answer{}, err
 	}
-	s.Committed()
 	signed, err := ssh.ParsePublicKey(cert.Blob)
 	if err != nil {
 		return answer{}, err
@@ -474,7 +467,6 @@ func (s *Server) issueToken(ctx context.Context, c call, by sandbox.Caller) (ans
 	if err != nil {
 		return answer{}, err
 	}
-	s.Committed()
 	return answer{body: localapi.TokenResponse{Token: localapi.Secret(raw), ID: t.ID, ExpiresAt: t.ExpiresAt}}, nil
 }
 

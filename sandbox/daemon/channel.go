@@ -44,7 +44,7 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 	body := localapi.SessionResponse{Sandbox: row.ID, Connection: conn.ID, ExpiresAt: row.ExpiresAt}
 	if row.Spec.SSH.SFTP {
 		rights = append(rights, guest.RightSFTP)
-		body.SFTPCommand = s.SFTPCommand
+		body.SFTPCommand = s.SFTPCommand()
 	}
 	done, err := s.Sessions.openChannel(row.ID)
 	if err != nil {
@@ -62,7 +62,6 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 		_ = f.Close() // the store's error is the one to report
 		return answer{}, err
 	}
-	s.Committed()
 	return answer{
 		body: body, file: f, undo: done,
 		held: func(ctx context.Context) {

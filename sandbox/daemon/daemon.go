@@ -32,7 +32,7 @@ type Config struct {
 	ForceCommand string // in every certificate, and in sshd's Match block
 	HostName     string // in key ids
 	Host         localapi.HostInfo
-	SFTPCommand  string // sshd's Subsystem text for sftp
+	SFTPCommand  func() string // sshd's Subsystem text for sftp
 
 	Tokens Tokens
 
@@ -43,9 +43,7 @@ type Config struct {
 	HostRule func() error
 
 	Limits Limits
-	// Committed is called after each change that wrote audit events; may be nil.
-	Committed func()
-	Log       *slog.Logger
+	Log    *slog.Logger // nil discards
 }
 
 // Limits are the configuration's; a caller's caps only narrow them.
@@ -84,9 +82,6 @@ const requestTimeout = 5 * time.Second
 func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Committed == nil {
-		c.Committed = func() {}
 	}
 	return &Server{
 		Config: c, cas: []ssh.PublicKey{c.UserCA.PublicKey()},

@@ -31,7 +31,7 @@ func (g *Guests) Open(ctx context.Context, row sandbox.Sandbox, session string, 
 	}
 	err = guest.SendPreamble(ctx, f, guest.Preamble{
 		V: guest.Version, Login: row.ID.Login(), Session: session, Rights: rights,
-		Deadline: row.ExpiresAt.Unix(), User: row.Spec.User, Shell: row.Spec.Shell,
+		Deadline: row.ExpiresAt.Unix(), User: row.User, Shell: row.Spec.Shell,
 		Work: row.Spec.Workspace, Env: row.Spec.Env,
 	})
 	if err != nil {

@@ -205,7 +205,6 @@ func (s *Server) claim(ctx context.Context, in localapi.PAMOpenRequest, monitor 
 		return cred, err
 	}
 	s.Sessions.Watch(row, conn)
-	s.Committed()
 	s.Log.InfoContext(ctx, "connection opened", "sandbox", row.ID, "connection", conn.ID, "serial", cert.Serial)
 	return cred, nil
 }
@@ -310,7 +309,6 @@ func (s *Server) recordRefusal(ctx context.Context, cred credential, login, sour
 	if err := s.Store.Append(ctx, ev); err != nil {
 		s.Log.ErrorContext(ctx, "refusal not recorded", "login", clip(login, 64), "err", err)
 	}
-	s.Committed()
 }
 
 func badRequest(err error) error {

@@ -14,6 +14,7 @@ CREATE TABLE sandboxes (
 	state         TEXT    NOT NULL,
 	final         INTEGER NOT NULL, -- sandbox.State.Final
 	reason        TEXT    NOT NULL,
+	user          TEXT    NOT NULL,
 	image_id      TEXT    NOT NULL,
 	container     TEXT    NOT NULL,
 	portal_inode  INTEGER NOT NULL,
