@@ -8,5 +8,5 @@ import (
 )
 
 func main() {
-	os.Exit(pid1.Main(os.Args, os.Getenv, pid1.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+	os.Exit(pid1.Main(os.Args, os.Environ(), pid1.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
 }

@@ -35,19 +35,19 @@ const (
 //
 //	podspawn-guest init                      PID 1
 //	podspawn-guest sudo [OPTIONS] COMMAND…   also as sudo
-func Main(args []string, getenv func(string) string, stdio Stdio) int {
+func Main(args, environ []string, stdio Stdio) int {
 	if len(args) > 0 && filepath.Base(args[0]) == "sudo" {
-		return sudoMain(args[1:], getenv, stdio)
+		return sudoMain(args[1:], environ, stdio)
 	}
 	switch {
 	case len(args) == 2 && args[1] == "init":
-		if err := initMain(getenv, stdio.Err); err != nil {
+		if err := initMain(getenv(environ, DeadlineEnv), stdio.Err); err != nil {
 			fmt.Fprintf(stdio.Err, "podspawn-guest: error: %v\n", err)
 			return codeFailed
 		}
 		return codeOK
 	case len(args) >= 2 && args[1] == "sudo":
-		return sudoMain(args[2:], getenv, stdio)
+		return sudoMain(args[2:], environ, stdio)
 	}
 	fmt.Fprintln(stdio.Err, "podspawn-guest: error: want init or sudo")
 	fmt.Fprintln(stdio.Err, "podspawn-guest: hint: podspawn starts it as the first process of a sandbox; it is not run by hand")
@@ -59,7 +59,7 @@ type Stdio struct{ In, Out, Err *os.File }
 
 // initMain is PID 1. It listens before anything else, so that no code of the
 // image can take the socket's place.
-func initMain(getenv func(string) string, stderr io.Writer) error {
+func initMain(deadline string, stderr io.Writer) error {
 	if os.Getpid() != 1 {
 		return errors.New("init must be the first process of a sandbox")
 	}
@@ -68,8 +68,8 @@ func initMain(getenv func(string) string, stderr io.Writer) error {
 		return err
 	}
 	end := time.Now().Add(maxLife).Unix()
-	if v := getenv(DeadlineEnv); v != "" {
-		if end, err = strconv.ParseInt(v, 10, 64); err != nil {
+	if deadline != "" {
+		if end, err = strconv.ParseInt(deadline, 10, 64); err != nil {
 			return fmt.Errorf("%s: %w", DeadlineEnv, err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -170,12 +171,18 @@ func (s *server) serveHost(ctx context.Context, conn *net.UnixConn, _ unix.Ucred
 	if err == nil {
 		answer, err = s.accept(p)
 	}
+	if errors.Is(err, io.EOF) {
+		return nil // it connected and left: how a host sees whether we live
+	}
 	if _, werr := conn.Write(guest.AppendAnswer(nil, answer)); err != nil || werr != nil {
 		return errors.Join(err, werr)
 	}
 	_ = conn.SetDeadline(time.Now().Add(requestTime))
 	fr := guest.NewReader(conn)
 	b, err := fr.Request()
+	if err == io.EOF {
+		return nil // only the preamble mattered
+	}
 	if err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}

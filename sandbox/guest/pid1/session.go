@@ -107,13 +107,6 @@ func (ses *session) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	if exited {
-		if ses.io.master != nil {
-			// As the kernel does when a session's leader ends: what it left in the
-			// foreground is told that the terminal goes away.
-			if fg := ses.io.foreground(); fg > 1 {
-				_ = ses.p.signalGroup(fg, syscall.SIGHUP)
-			}
-		}
 		select {
 		case <-drained: // as sshd: also what children in the background still write
 		case <-gone:

@@ -61,29 +61,35 @@ func newTerminal(a account, w guest.Window) (*stdio, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a terminal: %w", err)
 	}
+	defer master.Close()
 	defer slave.Close()
-	s := &stdio{in: master, out: master, master: master, child: [3]int{-1, -1, -1}}
+	s := &stdio{child: [3]int{-1, -1, -1}}
 	err = func() error {
-		// The owner as sshd sets it; group and mode keep other users from writing.
+		// The owner as sshd sets it; nobody else may write to it.
 		if err := slave.Chown(int(a.uid), int(a.gid)); err != nil {
 			return err
 		}
 		if err := slave.Chmod(0o600); err != nil {
 			return err
 		}
-		if err := s.resize(w); err != nil {
-			return err
-		}
-		raw, err := slave.SyscallConn()
+		fd, err := dup(master)
 		if err != nil {
 			return err
 		}
-		var dupErr error
-		err = raw.Control(func(fd uintptr) {
-			s.child[0], dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
-			s.child[1], s.child[2] = s.child[0], s.child[0]
-		})
-		if err = errors.Join(err, dupErr); err != nil {
+		// pty.Open leaves it blocking and out of the poller: then a read could be
+		// neither bounded nor ended.
+		if err := unix.SetNonblock(fd, true); err != nil {
+			unix.Close(fd)
+			return err
+		}
+		s.master = os.NewFile(uintptr(fd), "ptmx")
+		s.in, s.out = s.master, s.master
+		if err := s.resize(w); err != nil {
+			return err
+		}
+		s.child[0], err = dup(slave)
+		s.child[1], s.child[2] = s.child[0], s.child[0]
+		if err != nil {
 			return err
 		}
 		return unix.SetNonblock(s.child[0], false)
@@ -96,28 +102,49 @@ func newTerminal(a account, w guest.Window) (*stdio, error) {
 	return s, nil
 }
 
+// dup returns a copy of f's descriptor, or -1 with an error.
+func dup(f *os.File) (int, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd, dupErr := -1, error(nil)
+	err = raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
+	return fd, errors.Join(err, dupErr)
+}
+
+// ioctl calls op with the terminal's descriptor, without changing its mode.
+func (s *stdio) ioctl(op func(fd int) error) error {
+	raw, err := s.master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var opErr error
+	err = raw.Control(func(fd uintptr) { opErr = op(int(fd)) })
+	return errors.Join(err, opErr)
+}
+
 // resize sets the terminal's size; without one it does nothing.
 func (s *stdio) resize(w guest.Window) error {
 	if s.master == nil || w.Rows == 0 || w.Cols == 0 {
 		return nil
 	}
-	return pty.Setsize(s.master, &pty.Winsize{Rows: w.Rows, Cols: w.Cols, X: w.X, Y: w.Y})
+	return s.ioctl(func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: w.Rows, Col: w.Cols, Xpixel: w.X, Ypixel: w.Y})
+	})
 }
 
-// foreground returns the process group that has the terminal, or 0.
+// foreground returns the process group that has the terminal, or 0 where the
+// kernel does not say: gVisor's tells only the session itself. Then a signal goes
+// to the main process's group, as with sshd; keys pass through the line discipline.
 func (s *stdio) foreground() int {
 	if s.master == nil {
 		return 0
 	}
-	raw, err := s.master.SyscallConn()
-	if err != nil {
-		return 0
-	}
 	pgrp := 0
-	err = raw.Control(func(fd uintptr) {
-		if n, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil {
-			pgrp = n
-		}
+	err := s.ioctl(func(fd int) (err error) {
+		pgrp, err = unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+		return err
 	})
 	if err != nil {
 		return 0
