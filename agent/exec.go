@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -119,6 +120,13 @@ func checkExec(r *api.ExecRequest) error {
 	probe := sandbox.Spec{Env: r.Env, User: r.User}.WithDefaults(sandbox.BuiltinDefaults())
 	if err := probe.Validate(); err != nil {
 		return err
+	}
+	request, err := json.Marshal(guestExec(*r))
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	if len(request) > guest.MaxRequest {
+		return bad("put large values into a file in the sandbox", "command and environment exceed %d KiB", guest.MaxRequest>>10)
 	}
 	switch {
 	case r.Timeout == 0:
