@@ -13,7 +13,9 @@ func commandsOf(a *app) []*cobra.Command {
 		newSSHCommand(a),
 		newCertCommand(a),
 		newRunCommand(a),
+		newMCPCommand(a),
 		newTokenCommand(a),
+		newServerSetupCommand(a),
 		newConfigCommand(a),
 		newVersionCommand(a),
 	}

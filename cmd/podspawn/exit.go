@@ -149,3 +149,13 @@ func kindHint(kind sandbox.Kind) string {
 		return "the daemon's log on the host has the cause"
 	}
 }
+
+// publicError is a local failure as a *sandbox.Error, for those who show only
+// such errors to a model.
+func publicError(err error) error {
+	if _, ok := errors.AsType[*sandbox.Error](err); ok {
+		return err
+	}
+	msg, hint := words(err)
+	return &sandbox.Error{Kind: sandbox.KindUnavailable, Msg: oneLine(msg), Hint: oneLine(hint), Err: err}
+}
