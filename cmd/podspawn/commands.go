@@ -16,6 +16,7 @@ func commandsOf(a *app) []*cobra.Command {
 		newMCPCommand(a),
 		newTokenCommand(a),
 		newServerSetupCommand(a),
+		newDoctorCommand(a),
 		newConfigCommand(a),
 		newVersionCommand(a),
 	}

@@ -17,7 +17,7 @@ type specOptions struct {
 }
 
 func (o *specOptions) register(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&o.podfile, "file", "f", "", "`PODFILE` that describes the sandbox; - is stdin")
+	cmd.Flags().StringVarP(&o.podfile, "file", "f", "", "`PODFILE` that describes the sandbox; - is stdin (default podfile.yaml or .podspawn/podfile.yaml, where there is one)")
 	cmd.Flags().StringVar(&o.image, "image", "", "`IMAGE`, when there is no Podfile (default podspawn/base)")
 }
 
@@ -25,10 +25,20 @@ func (o *specOptions) request(a *app) (api.CreateRequest, error) {
 	if o.podfile != "" && o.image != "" {
 		return api.CreateRequest{}, &usageError{msg: "-f and --image exclude each other", hint: "write the image into the Podfile"}
 	}
-	if o.podfile == "" {
+	path := o.podfile
+	if path == "" && o.image == "" {
+		found, err := findPodfile()
+		if err != nil {
+			return api.CreateRequest{}, err
+		}
+		if path = found; path != "" {
+			a.say("using %s", path)
+		}
+	}
+	if path == "" {
 		return api.CreateRequest{Image: o.image, Maker: api.MakerHTTP}, nil
 	}
-	text, err := a.readPodfile(o.podfile)
+	text, err := a.readPodfile(path)
 	return api.CreateRequest{Podfile: text, Maker: api.MakerHTTP}, err
 }
 

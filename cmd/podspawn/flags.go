@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/podspawn/podspawn/agent/api"
+	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/podfile"
 )
 
 // durationFlag reads "90s" or seconds.
@@ -68,15 +71,24 @@ func (a *app) readPodfile(path string) (string, error) {
 	var b []byte
 	var err error
 	if path == "-" {
-		b, err = readAtMost(a.stdin, "the Podfile on stdin", api.MaxBody/2)
+		b, err = readAtMost(a.stdin, "the Podfile on stdin", podfile.MaxSize)
 	} else {
-		b, err = readBounded(path, api.MaxBody/2)
+		b, err = podfile.ReadFile(path)
 	}
 	if err != nil {
-		return "", withHint(fmt.Errorf("read the Podfile: %w", err), "-f names a podfile.yaml; docs/podfile.md says what it may hold")
+		return "", err
 	}
-	if len(strings.TrimSpace(string(b))) == 0 {
+	if len(bytes.TrimSpace(b)) == 0 {
 		return "", &usageError{msg: fmt.Sprintf("the Podfile %s is empty", path), hint: "write at least an image into it, or leave -f out"}
 	}
 	return string(b), nil
+}
+
+// findPodfile returns the Podfile of the current folder, "" when it has none.
+func findPodfile() (string, error) {
+	path, err := podfile.Find(".")
+	if err != nil && sandbox.KindOf(err) == sandbox.KindNotFound {
+		return "", nil
+	}
+	return path, err
 }
