@@ -25,10 +25,11 @@ func matchSettings() []setting {
 		{"TrustedUserCAKeys", userCAPub},
 		{"RevokedKeys", revokedKRL},
 		{"AuthorizedKeysFile", "none"},
-		{"AuthorizedKeysCommand", "none"},
 		{"AuthorizedPrincipalsFile", "none"},
 		{"AuthorizedPrincipalsCommand", HookPath + " principals %u %t %k"},
 		{"AuthorizedPrincipalsCommandUser", authUser},
+		// After the one for principals: sshd (9.2) ignores that one once this is set.
+		{"AuthorizedKeysCommand", "none"},
 		{"PasswordAuthentication", "no"},
 		{"PermitEmptyPasswords", "no"},
 		{"KbdInteractiveAuthentication", "no"},
