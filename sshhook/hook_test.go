@@ -233,7 +233,7 @@ func TestEveryHookRefusesWithoutItsDaemon(t *testing.T) {
 		silent bool
 	}{
 		{"principals", []string{"podspawn-hook", "principals", login, "t", "k"}, Env{}, exitRefused, false, true},
-		{"pam", []string{"podspawn-hook", "pam-session"}, Env{PAMType: "open_session", PAMUser: login}, exitRefused, true, false},
+		{"pam", []string{"podspawn-hook", "pam-session"}, Env{PAMType: "open_session", PAMUser: login, AuthInfo: "publickey x"}, exitRefused, true, false},
 		{"session", []string{"podspawn-hook", "session"}, Env{}, exitTemp, false, false},
 		{"shell -c", []string{"podspawn-hook", "-c", "/bin/sh"}, Env{HasCommand: true, Command: "id"}, exitTemp, false, false},
 		{"login shell", []string{"-podspawn-hook"}, Env{}, exitTemp, false, false},
@@ -279,12 +279,13 @@ func TestPAMSession(t *testing.T) {
 		op     localapi.Op
 	}{
 		{"open/accepted", Env{PAMType: "open_session", PAMUser: login, AuthInfo: "publickey x", PAMHost: "::1"}, accept, 0, "", localapi.OpPAMOpen},
-		{"open/refused", Env{PAMType: "open_session", PAMUser: login}, refuse, 1, "podspawn: error: this certificate was used up[31m root:x; ask for another\n", localapi.OpPAMOpen},
-		{"open/no user", Env{PAMType: "open_session"}, accept, 1, "podspawn: error: sshd did not say who logs in with which certificate; podspawn doctor on the host checks sshd's settings\n", ""},
+		{"open/refused", Env{PAMType: "open_session", PAMUser: login, AuthInfo: "publickey x"}, refuse, 1, "podspawn: error: this certificate was used up[31m root:x; ask for another\n", localapi.OpPAMOpen},
+		{"open/a real user", Env{PAMType: "open_session", PAMUser: "root"}, refuse, 0, "", ""},
+		{"open/no certificate", Env{PAMType: "open_session", PAMUser: login}, accept, 1, "podspawn: error: sshd did not say who logs in with which certificate; podspawn doctor on the host checks sshd's settings\n", ""},
 		{"close", Env{PAMType: "close_session", PAMUser: login}, accept, 0, "", localapi.OpPAMClose},
 		{"close/refused", Env{PAMType: "close_session", PAMUser: login}, refuse, 0, "", localapi.OpPAMClose},
 		{"neither", Env{PAMType: "auth", PAMUser: login}, accept, 1, "", ""},
-		{"not called by PAM", Env{}, accept, 1, "", ""},
+		{"not called by PAM", Env{PAMUser: login}, accept, 1, "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

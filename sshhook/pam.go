@@ -3,9 +3,14 @@ package sshhook
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
+
+// loginPrefix is what every sandbox login begins with, and no real user: install
+// refuses a host that has one.
+const loginPrefix = "sbx-"
 
 // maxAuthInfo bounds SSH_AUTH_INFO_0: a certificate in base64, which sshd itself
 // bounds to 256 KiB a packet.
@@ -19,6 +24,11 @@ const maxAuthInfo = 128 << 10
 // pam_exec hands stdout on to the client, so it carries one line when the login
 // is refused, and nothing otherwise.
 func (h *Hook) pamSession(ctx context.Context) int {
+	if !strings.HasPrefix(h.Env.PAMUser, loginPrefix) {
+		// Not ours: the line that skips real users is lost, or its module is. Root
+		// must log in all the same, and sshd gives it nothing of a sandbox's.
+		return exitOK
+	}
 	ctx, cancel := h.withTimeout(ctx)
 	defer cancel()
 	switch h.Env.PAMType {
@@ -38,7 +48,7 @@ func (h *Hook) pamSession(ctx context.Context) int {
 }
 
 func (h *Hook) pamOpen(ctx context.Context) error {
-	if h.Env.PAMUser == "" || len(h.Env.AuthInfo) > maxAuthInfo {
+	if h.Env.AuthInfo == "" || len(h.Env.AuthInfo) > maxAuthInfo {
 		return &localError{"sshd did not say who logs in with which certificate", "podspawn doctor on the host checks sshd's settings"}
 	}
 	req := localapi.PAMOpenRequest{User: h.Env.PAMUser, AuthInfo: h.Env.AuthInfo, Source: h.Env.PAMHost}
