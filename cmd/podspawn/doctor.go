@@ -76,7 +76,7 @@ func runDoctor(ctx context.Context, a *app) error {
 		}
 		rows = append(rows, []string{string(k.Status), k.Name, k.Detail})
 		if k.Remedy != "" {
-			rows = append(rows, []string{" ", "", "→ " + k.Remedy})
+			rows = append(rows, []string{" ", " ", "→ " + k.Remedy})
 		}
 	}
 	if a.json {

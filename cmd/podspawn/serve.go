@@ -100,7 +100,7 @@ func runServe(ctx context.Context, c *config, log *slog.Logger) error {
 	}
 	h, err := httpapi.New(httpapi.Config{
 		Service: svc, Verifier: &earlyVerifier{keys: svc.Keys}, PublicURL: c.baseURL(),
-		MCP: mcp.Handler(), MCPScope: mcpserver.Scope, Log: log,
+		MCP: mcp.Handler(), MCPScope: mcpserver.ScopeOf, Log: log,
 	})
 	if err != nil {
 		return err

@@ -28,7 +28,8 @@ func newServerSetupCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "server-setup", Short: "set up this machine's sshd, PAM and NSS, CAs and directories", GroupID: groupAdmin, Args: exact(),
 		Long: `Sets this machine up, as root: a drop-in for sshd, four lines of PAM, extrausers in
-nsswitch.conf, two system users, the certificate authorities and directories.
+nsswitch.conf, two system users, the certificate authorities and directories, and
+gVisor's runtimes in Docker's configuration.
 Every file is backed up first and checked with sshd before sshd reads it; when
 anything fails, all of it is put back. A second run changes nothing. Logins of
 real users stay as they are.`,
@@ -60,8 +61,12 @@ func runServerSetup(ctx context.Context, a *app, o *serverSetupOptions) error {
 	if err != nil {
 		return err
 	}
+	steps, err := setUpDocker(o.uninstall, o.dryRun, opts.Out)
+	if err != nil {
+		return err
+	}
 	if a.json {
-		return a.printJSON(setupResult{Changed: r.Changed, DryRun: o.dryRun, Steps: append([]string{}, r.Steps...)})
+		return a.printJSON(setupResult{Changed: r.Changed || len(steps) > 0, DryRun: o.dryRun, Steps: slices.Concat([]string{}, r.Steps, steps)})
 	}
 	return nil
 }

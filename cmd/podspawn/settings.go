@@ -40,10 +40,10 @@ func (c *config) settings() []setting {
 		durationSetting("limits.ttl_max", &c.Limits.TTLMax, time.Minute, 24*time.Hour),
 		durationSetting("limits.cert_ttl_max", &c.Limits.CertTTLMax, 10*time.Second, 15*time.Minute),
 		textSetting("defaults.image", &c.Defaults.Image),
-		floatSetting("defaults.cpus", &c.Defaults.CPUs, 0.01, 1024),
-		sizeSetting("defaults.memory", &c.Defaults.Memory),
-		sizeSetting("defaults.disk", &c.Defaults.Disk),
-		int64Setting("defaults.pids", &c.Defaults.PIDs, 16, 1<<22),
+		floatSetting("defaults.cpus", &c.Defaults.CPUs, 0.1, 64),
+		sizeSetting("defaults.memory", &c.Defaults.Memory, 64<<20, 256<<30),
+		sizeSetting("defaults.disk", &c.Defaults.Disk, 64<<20, 50<<30),
+		int64Setting("defaults.pids", &c.Defaults.PIDs, 16, 32768),
 		choiceSetting("log.level", &c.Log.Level, "debug", "info", "warn", "error"),
 		textSetting("state_dir", &c.StateDir),
 		textSetting("run_dir", &c.RunDir),
@@ -154,13 +154,16 @@ func durationSetting(key string, p *time.Duration, least, most time.Duration) se
 	}
 }
 
-func sizeSetting(key string, p *int64) setting {
+func sizeSetting(key string, p *int64, least, most int64) setting {
 	return setting{
 		key: key, get: func() string { return formatSize(*p) },
 		set: func(v string) error {
 			n, err := parseSize(v)
 			if err != nil {
 				return err
+			}
+			if n < least || n > most {
+				return fmt.Errorf("%q is not between %s and %s", v, formatSize(least), formatSize(most))
 			}
 			*p = n
 			return nil
