@@ -71,17 +71,25 @@ func New(cfg Config) (http.Handler, error) {
 	e.GET("/healthz", a.healthz)
 	e.GET("/readyz", a.readyz)
 
-	v1 := e.Group("/v1", a.authenticate)
-	read, run, admin := needs(sandbox.ScopeRead), needs(sandbox.ScopeRun), needs(sandbox.ScopeAdmin)
-	v1.POST("/sandboxes", a.create, run)
-	v1.GET("/sandboxes", a.list, read)
-	v1.GET("/sandboxes/:id", a.get, read)
-	v1.PATCH("/sandboxes/:id", a.extend, run)
-	v1.DELETE("/sandboxes/:id", a.destroy, run)
-	v1.POST("/sandboxes/:id/certificates", a.certificate, run)
-	v1.POST("/sandboxes/:id/exec", a.exec, run)
-	v1.POST("/tokens", a.token, admin)
-	v1.GET("/ca", a.ca, read)
+	// Not an echo.Group: with middleware that answers every path below it, which
+	// turns 405 into 404.
+	for _, r := range []struct {
+		method, path string
+		scope        sandbox.Scope
+		handler      echo.HandlerFunc
+	}{
+		{http.MethodPost, "/v1/sandboxes", sandbox.ScopeRun, a.create},
+		{http.MethodGet, "/v1/sandboxes", sandbox.ScopeRead, a.list},
+		{http.MethodGet, "/v1/sandboxes/:id", sandbox.ScopeRead, a.get},
+		{http.MethodPatch, "/v1/sandboxes/:id", sandbox.ScopeRun, a.extend},
+		{http.MethodDelete, "/v1/sandboxes/:id", sandbox.ScopeRun, a.destroy},
+		{http.MethodPost, "/v1/sandboxes/:id/certificates", sandbox.ScopeRun, a.certificate},
+		{http.MethodPost, "/v1/sandboxes/:id/exec", sandbox.ScopeRun, a.exec},
+		{http.MethodPost, "/v1/tokens", sandbox.ScopeAdmin, a.token},
+		{http.MethodGet, "/v1/ca", "", a.ca},
+	} {
+		e.Add(r.method, r.path, r.handler, a.authenticate, needs(r.scope))
+	}
 	if a.mcp != nil {
 		e.Any("/mcp", a.serveMCP, a.authenticate)
 	}

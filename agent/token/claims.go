@@ -179,7 +179,7 @@ var (
 	errKey       = errors.New("token's key is unknown")
 	errSignature = errors.New("token's signature does not verify")
 	errClaims    = errors.New("token's claims are not in the form that is issued")
-	errMissing   = errors.New("token lacks a time")
+	errMissing   = errors.New("token lacks a claim")
 	errTime      = errors.New("token has an impossible time")
 	errExpired   = errors.New("token has expired")
 	errNotYet    = errors.New("token is not valid yet")
