@@ -3,7 +3,9 @@ package install
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -43,9 +45,15 @@ func (o Options) hostnames() ([]string, error) {
 		}
 		names = []string{h, "localhost", "127.0.0.1", "::1"}
 	}
-	out := make([]string, 0, len(names))
-	for _, n := range names {
-		out = append(out, strings.ToLower(n))
+	var out []string
+	for _, n := range names { // the form in which a certificate has them, to compare with one
+		n = strings.ToLower(n)
+		if addr, err := netip.ParseAddr(n); err == nil {
+			n = addr.String()
+		}
+		if !slices.Contains(out, n) {
+			out = append(out, n)
+		}
 	}
 	return out, nil
 }
