@@ -17,6 +17,8 @@ func commandsOf(a *app) []*cobra.Command {
 		newTokenCommand(a),
 		newServerSetupCommand(a),
 		newDoctorCommand(a),
+		newDaemonCommand(a),
+		newServeCommand(a),
 		newConfigCommand(a),
 		newVersionCommand(a),
 	}

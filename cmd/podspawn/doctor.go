@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -95,14 +94,7 @@ func runDoctor(ctx context.Context, a *app) error {
 // diagnose goes from the host's parts to the service on top of them, so that the
 // first failure is the cause of the later ones.
 func diagnose(ctx context.Context, c *config) []check {
-	var all []check
-	if os.Geteuid() != 0 {
-		all = append(all, check{
-			Name: "root", Status: checkWarn, Detail: "doctor runs as an ordinary user and can't see everything",
-			Remedy: "run podspawn doctor as root",
-		})
-	}
-	all = append(all, setupChecks(ctx)...)
+	all := setupChecks(ctx, c)
 	all = append(all, engineChecks(ctx, c)...)
 	return append(all,
 		checkOf(ctx, "firewall rule", "sandbox logins have no network on the host", func(context.Context) error {
