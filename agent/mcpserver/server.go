@@ -109,15 +109,15 @@ func (s *Server) run(ctx context.Context, t tool, req mcp.CallToolRequest) (any,
 	return t.call(ctx, s, a, args)
 }
 
-// arguments returns a call's arguments as JSON for api.Decode.
+// arguments returns a call's arguments as JSON for api.Decode. None, which some
+// clients write as null, are an empty object.
 func arguments(req mcp.CallToolRequest) ([]byte, error) {
-	raw := req.GetRawArguments()
-	if raw == nil {
-		return []byte("{}"), nil
-	}
-	b, err := json.Marshal(raw)
+	b, err := json.Marshal(req.GetRawArguments())
 	if err != nil {
 		return nil, fmt.Errorf("encode arguments: %w", err)
+	}
+	if string(b) == "null" {
+		return []byte("{}"), nil
 	}
 	return b, nil
 }
