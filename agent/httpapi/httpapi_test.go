@@ -288,6 +288,9 @@ func TestRefusals(t *testing.T) {
 		{"origin on MCP", "POST", "/mcp", "{}", header("Origin", "https://evil.example"), 403, sandbox.KindPolicy},
 		{"host", "GET", "/v1/sandboxes", "", func(r *http.Request) { r.Host = "evil.example" }, 403, sandbox.KindPolicy},
 		{"host that looks local", "GET", "/v1/sandboxes", "", func(r *http.Request) { r.Host = "127.0.0.1.evil.example" }, 403, sandbox.KindPolicy},
+		{"MCP by GET", "GET", "/mcp", "", nil, 405, sandbox.KindInvalidSpec},
+		{"MCP by DELETE", "DELETE", "/mcp", "", nil, 405, sandbox.KindInvalidSpec},
+		{"MCP large body", "POST", "/mcp", strings.Repeat(" ", api.MaxBody+1), nil, 413, sandbox.KindInvalidSpec},
 		{"MCP content type", "POST", "/mcp", "{}", header("Content-Type", "text/plain"), 415, sandbox.KindInvalidSpec},
 	}
 	for _, tt := range tests {

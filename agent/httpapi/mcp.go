@@ -22,19 +22,22 @@ const mcpAnswer = 30 * time.Second
 func (a *app) serveMCP(c echo.Context) error {
 	r := c.Request()
 	auth, _ := c.Get(authKey).(localapi.Auth)
-	if r.Method == http.MethodPost {
-		b, err := body(c)
-		if err != nil {
-			return err
-		}
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
-		if err := a.mayCall(c, auth, b); err != nil {
-			return err
-		}
-		if err := longAnswer(c, mcpAnswer); err != nil {
-			return err
-		}
+	if r.Method != http.MethodPost {
+		// There is no stream to GET and no session to DELETE.
+		c.Response().Header().Set("Allow", http.MethodPost)
+		return withStatus(http.StatusMethodNotAllowed, sandbox.KindInvalidSpec, "use POST", "method %s is not allowed here", clip(r.Method))
 	}
+	b, err := body(c)
+	if err != nil {
+		return err
+	}
+	if err := a.mayCall(c, auth, b); err != nil {
+		return err
+	}
+	if err := longAnswer(c, mcpAnswer); err != nil {
+		return err
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
 	ctx := context.WithValue(r.Context(), apiKey{}, a.service.As(auth))
 	// The handler has no use for the credential, and what it has not it can't leak.
 	r = r.Clone(ctx)
