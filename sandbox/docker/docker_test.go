@@ -97,6 +97,9 @@ func (e engine) exec(ctx context.Context, id sandbox.ID, argv ...string) (string
 		return "", 0, err
 	}
 	defer hj.Close()
+	// Of a container that died the engine may never close the stream.
+	stop := context.AfterFunc(ctx, func() { hj.Close() })
+	defer stop()
 	var out bytes.Buffer
 	if _, err := stdcopy.StdCopy(&out, &out, hj.Reader); err != nil {
 		return out.String(), 0, err

@@ -1,6 +1,7 @@
 package runtimetest
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -160,10 +161,13 @@ func testLimits(t *testing.T, h Harness) {
 		p := params(t, h)
 		p.Resources.PIDs = 128
 		start(t, h, p)
-		out, _, err := h.Exec(t.Context(), p.Sandbox, "/bin/sh", "-c",
+		// The sandbox may not survive it, and then nobody may tell us; the host must.
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		out, _, err := h.Exec(ctx, p.Sandbox, "/bin/sh", "-c",
 			"i=0; while [ $i -lt 400 ]; do sleep 60 & i=$((i+1)); done 2>&1; ls /proc | grep -c '^[0-9]'")
 		if err != nil {
-			t.Logf("the fork bomb's shell: %v", err) // the sandbox may not survive, the host does
+			t.Logf("the fork bomb's shell: %v", err)
 		}
 		f := strings.Fields(out)
 		if len(f) > 0 {
@@ -172,7 +176,9 @@ func testLimits(t *testing.T, h Harness) {
 			}
 		}
 		began := time.Now()
-		if err := h.Runtime.Destroy(t.Context(), p.Sandbox); err != nil {
+		destroyCtx, cancel := context.WithTimeout(t.Context(), stepTimeout)
+		defer cancel()
+		if err := h.Runtime.Destroy(destroyCtx, p.Sandbox); err != nil {
 			t.Errorf("Destroy of a sandbox at its limit: %v", err)
 		}
 		t.Logf("destroyed in %s", time.Since(began))

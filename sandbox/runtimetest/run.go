@@ -368,7 +368,9 @@ func testWatch(t *testing.T, h Harness) {
 // endGuest ends PID 1. The command that does it may be cut off by its own success.
 func endGuest(t *testing.T, h Harness, id sandbox.ID) {
 	t.Helper()
-	if out, code, err := h.Exec(t.Context(), id, "/bin/sh", "-c", "kill -TERM 1"); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if out, code, err := h.Exec(ctx, id, "/bin/sh", "-c", "kill -TERM 1"); err != nil {
 		t.Logf("kill PID 1: %q, %d, %v", out, code, err)
 	}
 }
