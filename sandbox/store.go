@@ -7,7 +7,7 @@ import (
 
 // Store keeps the state. Every method that changes something takes the audit
 // events that belong to the change and commits both in one transaction, so the
-// log and the state can't disagree; the Store sets Event.Seq. Methods are safe
+// log and the state can't disagree; the Store seals them (Event.Seal). Methods are safe
 // for concurrent use, also by several processes on one state.
 //
 // Errors: a row that does not exist is an *Error of KindNotFound. A state that

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // source is a Source in memory.
 type source struct {
+	tenant string     // of its events: other sources' events differ
 	mu     sync.Mutex // guards events, err
 	events []sandbox.Event
 	err    error
@@ -52,7 +53,7 @@ func (s *source) add(t *testing.T, n int) {
 		}
 		e := sandbox.Event{
 			Time: time.Date(2026, 1, 2, 3, 4, 5, len(s.events), time.UTC), Event: sandbox.EventCommandStarted,
-			Detail: map[string]string{"command": strings.Repeat("x", len(s.events)%7)},
+			Tenant: s.tenant, Detail: map[string]string{"command": strings.Repeat("x", len(s.events)%7)},
 		}
 		sealed, err := e.Seal(int64(len(s.events)+1), prev)
 		if err != nil {
@@ -142,13 +143,17 @@ func TestWriterResumesAfterEveryTornWrite(t *testing.T) {
 
 // TestWriterOverwritesNoForeignLog: what is not this state's is kept beside it.
 func TestWriterOverwritesNoForeignLog(t *testing.T) {
-	other := logFile(t)
-	flush(t, newSource(t, 9), other)
+	longer, shorter := logFile(t), logFile(t)
+	flush(t, newSource(t, 9), longer)
+	gone := &source{tenant: "another"}
+	gone.add(t, 3)
+	flush(t, gone, shorter)
 	s, path := newSource(t, 5), logFile(t)
 	flush(t, s, path)
 	good := read(t, path)
 	tests := map[string][]byte{
-		"of a state that is gone":   read(t, other),
+		"with more than the state":  read(t, longer),
+		"of a state that is gone":   read(t, shorter),
 		"with an edited last line":  append(bytes.Clone(good[:len(good)-100]), append(bytes.Repeat([]byte("x"), 99), '\n')...),
 		"with text at the end":      append(bytes.Clone(good), "somebody was here\n"...),
 		"with NULs at the end":      append(bytes.Clone(good), make([]byte, 100)...),
@@ -309,6 +314,10 @@ func TestVerify(t *testing.T) {
 	s, path := newSource(t, 5), logFile(t)
 	flush(t, s, path)
 	good := bytes.SplitAfter(read(t, path), []byte("\n"))[:5]
+	other, otherPath := &source{tenant: "another"}, logFile(t)
+	other.add(t, 5)
+	flush(t, other, otherPath)
+	foreign := bytes.SplitAfter(read(t, otherPath), []byte("\n"))
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	tests := []struct {
 		name string
@@ -326,6 +335,7 @@ func TestVerify(t *testing.T) {
 		{"swapped", join(good[0], good[2], good[1]), 2},
 		{"twice", join(good[0], good[1], good[1]), 3},
 		{"empty line", join(good[0], []byte("\n"), good[1]), 2},
+		{"of another log", join(good[0], foreign[1]), 2},
 		{"torn", join(good[0], good[1][:20]), 2},
 		{"no newline at the end", join(good[0], bytes.TrimSpace(good[1])), 2},
 		{"long line", join(good[0], bytes.Repeat([]byte("x"), 2*sandbox.MaxEventLine)), 2},
