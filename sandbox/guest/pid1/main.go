@@ -63,7 +63,11 @@ func initMain(deadline string, stderr io.Writer) error {
 	if os.Getpid() != 1 {
 		return errors.New("init must be the first process of a sandbox")
 	}
+	// Any user may ask for sudo; who gets it is decided by credentials. The host's
+	// directory around the socket is root's.
+	syscall.Umask(0)
 	l, err := listen(guest.SocketDir)
+	syscall.Umask(0o022)
 	if err != nil {
 		return err
 	}
@@ -82,7 +86,6 @@ func initMain(deadline string, stderr io.Writer) error {
 		isHost:  hostPeer,
 		ourDisk: checkDisk,
 	}
-	syscall.Umask(0o022)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	go s.reaper.run(ctx)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -66,7 +65,8 @@ func checkDisk(dir string) error {
 	return nil
 }
 
-// listen makes the socket.
+// listen makes the socket. Its mode is what the umask leaves: by the time of a
+// chmod the host may already have made the directory read-only.
 func listen(dir string) (*net.UnixListener, error) {
 	path := filepath.Join(dir, guest.SocketName)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -75,12 +75,6 @@ func listen(dir string) (*net.UnixListener, error) {
 	}
 	// The directory is read-only by the time that we end, and gone with the sandbox.
 	l.SetUnlinkOnClose(false)
-	// sudo is for every user; who may use it is decided by credentials. The host's
-	// directory around it is root's.
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("listen: %w", err)
-	}
 	return l, nil
 }
 

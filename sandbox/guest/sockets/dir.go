@@ -111,17 +111,24 @@ func (s *Sockets) Seal(ctx context.Context, id sandbox.ID) (dev, ino uint64, err
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := awaitName(ctx, filepath.Join(dir, guest.SocketName)); err != nil {
-		return 0, 0, &sandbox.Error{
+	notStarted := func(err error) error {
+		return &sandbox.Error{
 			Kind: sandbox.KindUnavailable,
 			Msg:  "the sandbox did not start",
 			Hint: "try again; if it happens again, run podspawn doctor on the host",
-			Err:  err,
+			Err:  fmt.Errorf("seal %s: wait for the guest: %w", id, err),
 		}
+	}
+	if err := awaitName(ctx, filepath.Join(dir, guest.SocketName)); err != nil {
+		return 0, 0, notStarted(err)
 	}
 	sock, st, err := openSocket(dir)
 	if err != nil {
 		return 0, 0, fmt.Errorf("seal %s: %w", id, err)
+	}
+	if err := awaitListener(ctx, sock); err != nil {
+		sock.Close()
+		return 0, 0, notStarted(err)
 	}
 	// Without any other flag changed, and only this mount's tmpfs.
 	err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, options)
@@ -249,11 +256,36 @@ func awaitName(ctx context.Context, path string) error {
 			return nil
 		}
 		if !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("wait for the guest: %w", err)
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the guest: %w", context.Cause(ctx))
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+// awaitListener waits until sock is listened on: its name appears before that.
+func awaitListener(ctx context.Context, sock *os.File) error {
+	e := &entry{sock: sock}
+	ticker := time.NewTicker(retryEvery)
+	defer ticker.Stop()
+	for {
+		f, err := e.connect()
+		if err == nil {
+			f.Close() // the guest expects hosts that only look
+			return nil
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			return nil // its queue is full: it listens
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
 		case <-ticker.C:
 		}
 	}

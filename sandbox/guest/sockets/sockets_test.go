@@ -179,6 +179,7 @@ func TestDialReachesTheGuest(t *testing.T) {
 	if err != nil || dev == 0 || ino == 0 {
 		t.Fatalf("Seal = %d, %d, %v", dev, ino, err)
 	}
+	(<-l.conns).Close() // Seal's look
 	f, err := s.Dial(t.Context(), id)
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
@@ -259,6 +260,7 @@ func TestSwappedSocketIsNotFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	(<-l.conns).Close() // Seal's look
 	if err := os.Remove(socket); !errors.Is(err, unix.EROFS) {
 		t.Fatalf("remove the sealed socket = %v, want EROFS", err)
 	}
@@ -383,6 +385,11 @@ func TestDialIsBoundedWhenTheGuestDoesNotAccept(t *testing.T) {
 	if _, _, err := seal(t, s, id); err != nil {
 		t.Fatal(err)
 	}
+	look, _, err := unix.Accept(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(look)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	first, err := s.Dial(ctx, id)
@@ -432,6 +439,20 @@ func TestSealWaitsForTheGuest(t *testing.T) {
 	if _, _, err := s.Seal(short, id); sandbox.KindOf(err) != sandbox.KindUnavailable {
 		t.Errorf("Seal without a guest = %v, want KindUnavailable", err)
 	}
+	// Bound is not listening yet.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(dir, guest.SocketName)}); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, _, err := s.Seal(short, id); sandbox.KindOf(err) != sandbox.KindUnavailable {
+		t.Errorf("Seal with a guest that does not listen yet = %v, want KindUnavailable", err)
+	}
 	done := make(chan error, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -439,7 +460,9 @@ func TestSealWaitsForTheGuest(t *testing.T) {
 		_, _, err := s.Seal(ctx, id)
 		done <- err
 	}()
-	listen(t, filepath.Join(dir, guest.SocketName))
+	if err := unix.Listen(fd, 1); err != nil {
+		t.Fatal(err)
+	}
 	if err := <-done; err != nil {
 		t.Errorf("Seal: %v", err)
 	}
