@@ -20,8 +20,7 @@ import (
 const (
 	defaultTimeout = 10 * time.Minute
 	maxTimeout     = 24 * time.Hour
-	defaultOutput  = 1 << 20 // bytes a stream
-	maxOutput      = 4 << 20
+	maxOutput      = 1 << 20          // bytes a stream, also the default: each is held in memory
 	startWait      = 20 * time.Second // for a sandbox that is still starting
 	lastWords      = 500 * time.Millisecond
 	maxCommand     = 128 << 10
@@ -136,7 +135,7 @@ func checkExec(r *api.ExecRequest) error {
 	}
 	switch {
 	case r.MaxOutputBytes == 0:
-		r.MaxOutputBytes = defaultOutput
+		r.MaxOutputBytes = maxOutput
 	case r.MaxOutputBytes < 0 || r.MaxOutputBytes > maxOutput:
 		return bad(fmt.Sprintf("use 1 to %d", maxOutput), "max_output_bytes is out of range")
 	}

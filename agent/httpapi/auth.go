@@ -79,6 +79,11 @@ func (a *app) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 				return refused(err)
 			}
 		}
+		release, err := a.slots.take(auth)
+		if err != nil {
+			return err
+		}
+		defer release()
 		c.Set(authKey, auth)
 		return next(c)
 	}

@@ -47,6 +47,7 @@ type app struct {
 	mcp      http.Handler
 	mcpScope func([]byte) sandbox.Scope
 	log      *slog.Logger
+	slots    *slots
 }
 
 // New returns the handler for all of the API. Serve it with [Serve].
@@ -54,7 +55,7 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.Service == nil {
 		return nil, errors.New("httpapi: no service")
 	}
-	a := &app{service: cfg.Service, verifier: cfg.Verifier, mcp: cfg.MCP, mcpScope: cfg.MCPScope, log: cfg.Log}
+	a := &app{service: cfg.Service, verifier: cfg.Verifier, mcp: cfg.MCP, mcpScope: cfg.MCPScope, log: cfg.Log, slots: newSlots()}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
