@@ -81,6 +81,11 @@ func (r *Runtime) removeAll(ctx context.Context, label string) error {
 			return nil
 		}
 		for _, c := range cs {
+			if c.State == container.StatePaused {
+				// A frozen sandbox does not take the signal. When this fails, remove
+				// kills the hard way, after a wait.
+				_ = r.api.ContainerUnpause(ctx, c.ID)
+			}
 			if err := r.remove(ctx, c.ID); err != nil {
 				return err
 			}

@@ -58,7 +58,7 @@ func engineError(doing string, err error) error {
 	case contains(text, "unknown runtime", "unknown or invalid runtime", "runtime name"):
 		e.Kind, e.Msg = sandbox.KindUnavailable, "the container engine does not know podspawn's runtime"
 		e.Hint = "run podspawn server-setup as root, which registers gVisor with the engine"
-	case contains(text, "executable file not found", "fork/exec", "unable to retrieve oci runtime error"):
+	case contains(text, "executable file not found", "fork/exec", "unable to retrieve oci runtime error", "specified runtime path"):
 		e.Kind, e.Msg = sandbox.KindUnavailable, "the sandboxing runtime does not start on this host"
 		e.Hint = "podspawn doctor on the host checks gVisor; make up installs it"
 	default:

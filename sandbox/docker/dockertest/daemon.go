@@ -1,6 +1,7 @@
 package dockertest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -71,7 +73,7 @@ func StartWith(t testing.TB, opts Options) *Daemon {
 		}
 	})
 	if err := d.Start(); err != nil {
-		t.Fatalf("start dockerd: %v\n%s", err, d.log())
+		t.Fatalf("start dockerd: %v", err)
 	}
 	return d
 }
@@ -141,7 +143,7 @@ func (d *Daemon) await() error {
 		select {
 		case err := <-d.done:
 			d.cmd = nil
-			return fmt.Errorf("dockerd ended: %w", errors.Join(err, errors.New("see its log")))
+			return fmt.Errorf("dockerd ended: %w\n%s", err, d.log())
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
 			return ctx.Err()
@@ -152,11 +154,39 @@ func (d *Daemon) await() error {
 // Stop ends the engine, its containers and its containerd, and waits for them.
 func (d *Daemon) Stop() error { return d.end(syscall.SIGTERM) }
 
-// Kill ends dockerd as a crash would. Its containers and its containerd stay until
-// the next Start and Stop.
+// Kill ends dockerd as a crash would; the kernel ends its containerd with it. Its
+// containers stay until the next Start and Stop.
 func (d *Daemon) Kill() error {
-	d.killed = d.cmd != nil
-	return d.end(syscall.SIGKILL)
+	if d.cmd == nil {
+		return nil
+	}
+	d.killed = true
+	if err := d.end(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return d.forgetContainerd()
+}
+
+// forgetContainerd removes the pid file of a containerd that died. Where PID 1 does
+// not reap, the dead process stays as a zombie, and the next dockerd would take it
+// for alive and wait for it in vain.
+func (d *Daemon) forgetContainerd() error {
+	file := filepath.Join(d.Dir, "exec/containerd/containerd.pid")
+	pid, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(stopTimeout); ; time.Sleep(20 * time.Millisecond) {
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			return os.Remove(file)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("containerd %s outlives its dockerd", pid)
+		}
+	}
 }
 
 func (d *Daemon) end(sig syscall.Signal) error {
@@ -189,5 +219,5 @@ func (d *Daemon) log() string {
 	if err != nil {
 		return err.Error()
 	}
-	return string(b[max(0, len(b)-8192):])
+	return string(b[max(0, len(b)-2048):])
 }
