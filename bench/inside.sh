@@ -9,7 +9,6 @@ cd "$ROOT"
 
 prepare_sshd
 podspawn server-setup >&2
-configure_runtimes
 start_dockerd
 load_runtimes
 start_sshd

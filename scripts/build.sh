@@ -24,12 +24,12 @@ export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOWORK=off
 unset GOROOT
 mkdir -p bin
 build() { # NAME
-  "$go" build -trimpath -ldflags "-s -w -X main.version=$version" -o "bin/.$1.$$" "./cmd/$1"
-  mv -f "bin/.$1.$$" "bin/$1"
+  "$go" build -trimpath -ldflags "-s -w -X main.version=$version" -o "bin/.$1.$$" "./cmd/$1" &&
+    mv -f "bin/.$1.$$" "bin/$1"
 }
 build_all() {
   local name
-  for name in podspawn podspawn-hook podspawn-guest; do build "$name"; done
+  for name in podspawn podspawn-hook podspawn-guest; do build "$name" || return; done
 }
 long "build podspawn $version" build_all || die "podspawn could not be built" "see the compiler's lines above"
 

@@ -86,7 +86,6 @@ for file in passwd group shadow; do
 done
 
 say "==> 3/5 sshd and dockerd"
-if have jq; then forget_runtimes; fi
 if alive $RUN/sshd.pid sshd; then
   stop_pid "$(cat $RUN/sshd.pid)" 10 || left+=("sshd")
   say "    stopped the sshd that make up started"

@@ -40,36 +40,6 @@ start_dockerd() {
   }
 }
 
-# edit_daemon_json FILTER: applies a jq filter to Docker's configuration.
-edit_daemon_json() {
-  local file=/etc/docker/daemon.json new
-  [ -s $file ] || { install -d -m 755 /etc/docker; echo '{}' >$file; }
-  new=$(jq "$1" $file) || die "$file is not valid JSON" "repair it, then run this again"
-  [ "$(jq -cS . $file)" != "$(jq -cS . <<<"$new")" ] || return 0
-  printf '%s\n' "$new" >$file.podspawn
-  chmod --reference=$file $file.podspawn
-  mv $file.podspawn $file
-  say "    changed $file"
-}
-
-# configure_runtimes names gVisor to Docker once for each class of disk size,
-# since runsc takes the limit as a flag. The flags are sandbox/docker's
-# (DaemonRuntimes), which refuses to start with others.
-configure_runtimes() {
-  # shellcheck disable=SC2016 # jq's variables
-  edit_daemon_json '.runtimes = ((.runtimes // {}) + ([1, 2, 5, 10, 20, 50] | map({
-    ("podspawn-runsc-\(.)g"): {
-      path: "'"$LIBEXEC"'/runsc",
-      runtimeArgs: ["--host-uds=create", "--overlay2=root:self,size=\(.)g", "--network=sandbox"]}}) | add))'
-}
-
-forget_runtimes() {
-  [ -s /etc/docker/daemon.json ] || return 0
-  edit_daemon_json 'if .runtimes then .runtimes |= with_entries(select(.key | startswith("podspawn-runsc-") | not)) else . end
-    | if .runtimes == {} then del(.runtimes) else . end'
-  [ "$(jq -c . /etc/docker/daemon.json)" != '{}' ] || rm -f /etc/docker/daemon.json
-}
-
 runtimes() { docker info -f '{{range $name, $r := .Runtimes}}{{println $name}}{{end}}' | grep podspawn-runsc || true; }
 have_runtimes() { [ -n "$(runtimes)" ]; }
 

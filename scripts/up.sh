@@ -45,7 +45,6 @@ prepare_sshd
 podspawn server-setup >&2
 
 step "Docker"
-configure_runtimes
 start_dockerd
 load_runtimes
 say "    Docker $(docker version -f '{{.Server.Version}}') with the runtimes $(runtimes | tr '\n' ' ')"
