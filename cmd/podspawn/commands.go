@@ -15,6 +15,7 @@ func commandsOf(a *app) []*cobra.Command {
 		newRunCommand(a),
 		newMCPCommand(a),
 		newTokenCommand(a),
+		newImageCommand(a),
 		newServerSetupCommand(a),
 		newDoctorCommand(a),
 		newDaemonCommand(a),

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -126,6 +127,9 @@ func engineChecks(ctx context.Context, c *config) []check {
 		}),
 		checkOf(ctx, "base image", c.Defaults.Image, func(ctx context.Context) error {
 			_, err := rt.Image(ctx, c.Defaults.Image)
+			if sandbox.KindOf(err) == sandbox.KindUnavailable {
+				return withRemedy(err, "start Docker first")
+			}
 			return withRemedy(err, "make it with podspawn image build")
 		}),
 	}
@@ -143,12 +147,13 @@ func checkOf(ctx context.Context, name, detail string, f func(context.Context) e
 	return check{Name: name, Status: checkFail, Detail: msg, Remedy: hint}
 }
 
-// withRemedy gives a failure without a hint of its own this one.
+// withRemedy gives a failure this remedy, unless it has one of its own that does
+// not send the reader here.
 func withRemedy(err error, remedy string) error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[*sandbox.Error](err); ok && e.Hint != "" {
+	if e, ok := errors.AsType[*sandbox.Error](err); ok && e.Hint != "" && !strings.Contains(e.Hint, "podspawn doctor") {
 		return err
 	}
 	return withHint(err, remedy)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -36,7 +37,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(env.WorkDir+"/bin/ssh", []byte(fakeSSH), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": cmdStatus, "empty": cmdEmpty, "calls": cmdCalls,
+			"status": cmdStatus, "empty": cmdEmpty, "calls": cmdCalls, "waitfile": cmdWaitfile,
 		},
 	})
 }
@@ -63,6 +64,20 @@ func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("%v: status %s, want %s", args[1:], got, args[0])
+	}
+}
+
+// cmdWaitfile waits until a file exists.
+func cmdWaitfile(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s does not appear", args[0])
+		}
+		time.Sleep(5 * time.Millisecond) // polling another process
 	}
 }
 
