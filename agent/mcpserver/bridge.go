@@ -29,29 +29,31 @@ type localSSH struct {
 	Command     string    `json:"command"`
 	ConfigFile  string    `json:"config_file"`
 	ValidBefore time.Time `json:"valid_before"`
+	expiresAt   time.Time // of the sandbox
 }
 
 // connect makes a key pair, gets a certificate for it and writes both with an
-// ssh_config.
-func (b *Bridge) connect(ctx context.Context, a api.API, id sandbox.ID, r api.CertificateRequest) (localSSH, error) {
-	dir, err := b.folder(id)
-	if err != nil {
-		return localSSH{}, err
-	}
+// ssh_config. ref is a sandbox's id or name.
+func (b *Bridge) connect(ctx context.Context, a api.API, ref string, r api.CertificateRequest) (localSSH, error) {
 	key, err := sshconfig.NewKey()
 	if err != nil {
 		return localSSH{}, err
 	}
 	r.PublicKey = key.Public
-	block, err := a.Certificate(ctx, string(id), r)
+	block, err := a.Certificate(ctx, ref, r)
 	if err != nil {
 		return localSSH{}, err
 	}
-	if block.User != id.Login() {
+	id, err := sandbox.ParseLogin(block.User)
+	if _, named := sandbox.ParseID(ref); err != nil || (named == nil && id != sandbox.ID(ref)) {
 		return localSSH{}, &sandbox.Error{
 			Kind: sandbox.KindUnavailable, Msg: "the server answered for another sandbox",
 			Hint: "check that the address is your podspawn server's",
 		}
+	}
+	dir, err := b.folder(id)
+	if err != nil {
+		return localSSH{}, err
 	}
 	t, err := sshconfig.Install(dir, key, block)
 	if err != nil {
@@ -62,7 +64,7 @@ func (b *Bridge) connect(ctx context.Context, a api.API, id sandbox.ID, r api.Ce
 	}
 	return localSSH{
 		Host: t.Host, Port: t.Port, User: t.User, Command: t.ConfigCommand(),
-		ConfigFile: filepath.Join(t.Dir, sshconfig.ConfigFile), ValidBefore: block.ValidBefore,
+		ConfigFile: filepath.Join(t.Dir, sshconfig.ConfigFile), ValidBefore: block.ValidBefore, expiresAt: block.ExpiresAt,
 	}, nil
 }
 

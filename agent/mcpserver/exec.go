@@ -34,7 +34,7 @@ func execTool() tool {
 	return tool{
 		name: "sandbox_exec", title: "Run a command in a sandbox", scope: sandbox.ScopeRun,
 		description: "Run one command in a sandbox and wait for its end. Give command (a shell line, run by sh) or argv (a program and its arguments, no shell). " +
-			"It is killed after timeout: 20 seconds by default, 25 at most; the result then says timed_out and has the output so far. " +
+			"It is killed after timeout: 20 seconds by default, 24 at most; the result then says timed_out and has the output so far. " +
 			"Start longer work detached and look later: setsid sh -c 'make test' > /tmp/log 2>&1 < /dev/null & " +
 			"Each call is a fresh process in the workspace, so cd and export do not carry over; files do. " +
 			"A non-zero exit_code is a result, not a failed call. Each stream is capped at 16 KiB, head and tail kept. There is no terminal: programs that prompt will see the end of their input. " +
@@ -47,7 +47,7 @@ func execTool() tool {
 			"env":              stringMap("Environment variables for this command."),
 			"user":             prop("string", "User name or uid (default: the sandbox's)."),
 			"stdin":            prop("string", "Text for its standard input, at most 1 MiB."),
-			"timeout":          duration("It is killed after this (default 20s, at most 25s)."),
+			"timeout":          duration("It is killed after this (default 20s, at most 24s)."),
 			"max_output_bytes": object{"type": "integer", "minimum": 1, "maximum": maxOutput, "description": "Cap of each stream (default 16384)."},
 		},
 		required: []string{"id"},
@@ -79,7 +79,7 @@ func execute(ctx context.Context, _ *Server, a api.API, raw []byte) (any, error)
 	}
 	if d := time.Duration(args.Timeout); d <= 0 || d > execMax {
 		return nil, sandbox.Errorf(sandbox.KindInvalidSpec,
-			"use 1s to 25s; start longer work detached with setsid, its output in a file, and read that later", "timeout %s is out of range", d)
+			"use 1s to 24s; start longer work detached with setsid, its output in a file, and read that later", "timeout %s is out of range", d)
 	}
 	if args.MaxOutputBytes < 1 || args.MaxOutputBytes > maxOutput {
 		return nil, sandbox.Errorf(sandbox.KindInvalidSpec, fmt.Sprintf("use 1 to %d; filter with head, tail or grep", maxOutput), "max_output_bytes is out of range")

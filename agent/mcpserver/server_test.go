@@ -533,6 +533,10 @@ func (hostileAPI) Create(context.Context, api.CreateRequest) (api.Sandbox, error
 	return api.Sandbox{ID: "sbx_/../../../../../tmp/x", State: sandbox.StateReady}, nil
 }
 
+func (hostileAPI) Certificate(context.Context, string, api.CertificateRequest) (api.SSH, error) {
+	return api.SSH{User: "sbx-/../../../../../tmp/x"}, nil
+}
+
 func TestBridgeKeepsAHostileIDOutOfPaths(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	s := &Server{bridge: &Bridge{Dir: dir}}
@@ -545,6 +549,21 @@ func TestBridgeKeepsAHostileIDOutOfPaths(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("something was written: %v", err)
+	}
+}
+
+// otherAPI answers with another sandbox's login.
+type otherAPI struct{ api.API }
+
+func (otherAPI) Certificate(context.Context, string, api.CertificateRequest) (api.SSH, error) {
+	return api.SSH{User: sandbox.NewID().Login()}, nil
+}
+
+func TestBridgeRefusesAnotherSandboxsCertificate(t *testing.T) {
+	b := &Bridge{Dir: filepath.Join(t.TempDir(), "keys")}
+	_, err := b.connect(t.Context(), otherAPI{}, string(sandbox.NewID()), api.CertificateRequest{})
+	if err == nil || !strings.Contains(err.Error(), "another sandbox") {
+		t.Errorf("connect = %v, want a refusal", err)
 	}
 }
 

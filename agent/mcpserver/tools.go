@@ -9,10 +9,10 @@ import (
 	"github.com/podspawn/podspawn/sandbox"
 )
 
-// Bounds of sandbox_exec. Its limit leaves room for the answer within 25 s.
+// Bounds of sandbox_exec. The limit leaves a second of answerWithin to the answer.
 const (
 	execDefault = 20 * time.Second
-	execMax     = 25 * time.Second
+	execMax     = answerWithin - time.Second
 	maxOutput   = 16 << 10 // bytes a stream
 )
 
@@ -90,7 +90,7 @@ func create(ctx context.Context, s *Server, a api.API, raw []byte) (any, error) 
 	res := sandboxResult{Sandbox: v, Next: nextCreated}
 	switch {
 	case s.bridge != nil:
-		local, err := s.bridge.connect(ctx, a, v.ID, api.CertificateRequest{})
+		local, err := s.bridge.connect(ctx, a, string(v.ID), api.CertificateRequest{})
 		if err != nil {
 			// The sandbox is there; losing its id over ssh would be worse.
 			res.Next = fmt.Sprintf("Run commands with sandbox_exec.\nssh is not set up (%s); try ssh_certificate_issue.\nWhen done: sandbox_destroy.", sandbox.Public(err).Msg)
@@ -314,13 +314,9 @@ func certificate(ctx context.Context, s *Server, a api.API, raw []byte) (any, er
 	if args.PublicKey != "" || args.ConfigDir != "" {
 		return nil, sandbox.Errorf(sandbox.KindUnknownField, "leave them out: key and folder are made on this machine", "unknown field public_key or config_dir")
 	}
-	v, err := a.Get(ctx, args.ID)
+	local, err := s.bridge.connect(ctx, a, args.ID, req)
 	if err != nil {
 		return nil, err
 	}
-	local, err := s.bridge.connect(ctx, a, v.ID, req)
-	if err != nil {
-		return nil, err
-	}
-	return certificateResult{SSH: local, ExpiresAt: v.ExpiresAt, Next: "Run ssh.command; append a command to run one.\nscp, rsync and sftp take the same -F file."}, nil
+	return certificateResult{SSH: local, ExpiresAt: local.expiresAt, Next: "Run ssh.command; append a command to run one.\nscp, rsync and sftp take the same -F file."}, nil
 }
