@@ -31,6 +31,9 @@ type Hook struct {
 	Daemon                *localapi.Client
 	Env                   Env
 	Stdin, Stdout, Stderr *os.File
+	// EndConnection ends the connection whose PAM session is refused; see
+	// [EndParent]. nil does nothing.
+	EndConnection func()
 	// Timeout is for tests; 0 is callTimeout.
 	Timeout time.Duration
 }

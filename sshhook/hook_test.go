@@ -126,6 +126,7 @@ func (d *double) got() []localapi.Request {
 type run struct {
 	client  *localapi.Client
 	env     Env
+	end     func() // EndConnection
 	stdin   string
 	timeout time.Duration
 }
@@ -143,7 +144,7 @@ func (r run) do(t *testing.T, argv ...string) (code int, stdout, stderr string) 
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _ = io.Copy(&o, outR) })
 	wg.Go(func() { _, _ = io.Copy(&e, errR) })
-	h := &Hook{Daemon: r.client, Env: r.env, Stdin: in, Stdout: out, Stderr: errW, Timeout: r.timeout}
+	h := &Hook{Daemon: r.client, Env: r.env, Stdin: in, Stdout: out, Stderr: errW, EndConnection: r.end, Timeout: r.timeout}
 	code = h.Run(context.Background(), argv)
 	_, _ = out.Close(), errW.Close()
 	wg.Wait()
@@ -290,7 +291,11 @@ func TestPAMSession(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			d := newDouble(t, tt.answer)
-			code, stdout, stderr := run{client: d.client, env: tt.env}.do(t, "podspawn-hook", "pam-session")
+			ended := 0
+			code, stdout, stderr := run{client: d.client, env: tt.env, end: func() { ended++ }}.do(t, "podspawn-hook", "pam-session")
+			if refused := strings.HasPrefix(tt.name, "open/") && tt.code != 0; (ended == 1) != refused {
+				t.Errorf("ended the connection %d times", ended)
+			}
 			if code != tt.code || stdout != tt.stdout || stderr != "" {
 				t.Errorf("exit %d, stdout %q, stderr %q; want exit %d, stdout %q", code, stdout, stderr, tt.code, tt.stdout)
 			}

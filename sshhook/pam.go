@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
@@ -35,6 +37,9 @@ func (h *Hook) pamSession(ctx context.Context) int {
 	case "open_session":
 		if err := h.pamOpen(ctx); err != nil {
 			_, _ = fmt.Fprintln(h.Stdout, refusalLine(err)) // the exit code is the answer
+			if h.EndConnection != nil {
+				h.EndConnection()
+			}
 			return exitRefused
 		}
 		return exitOK
@@ -44,6 +49,16 @@ func (h *Hook) pamSession(ctx context.Context) int {
 		return exitOK
 	default:
 		return exitRefused
+	}
+}
+
+// EndParent ends the process that runs this one as its PAM step: the connection's
+// own sshd. When PAM refuses a session, sshd refuses commands and keeps the
+// connection, so "ssh -N" would stay connected, with a certificate that nobody
+// claimed.
+func EndParent() {
+	if ppid := unix.Getppid(); ppid > 1 { // 1: it has gone already
+		_ = unix.Kill(ppid, unix.SIGTERM) // as above
 	}
 }
 

@@ -23,6 +23,7 @@ func main() {
 		Daemon: &localapi.Client{},
 		Env:    env,
 		Stdin:  os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		EndConnection: sshhook.EndParent,
 	}
 	os.Exit(h.Run(context.Background(), os.Args))
 }

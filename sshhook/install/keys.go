@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -104,7 +103,7 @@ func readKey(path string) (ssh.PublicKey, error) {
 
 // makeKeys makes what is missing and leaves existing CA keys alone. It is not
 // rolled back: keys harm nobody, and a key once made may be known to clients.
-func makeKeys(ctx context.Context, names []string, now time.Time) error {
+func makeKeys(names []string, now time.Time) error {
 	userCA, _, err := ephemeralkeys.LoadOrCreateCA(UserCAKey, "podspawn-user-ca")
 	if err != nil {
 		return err
@@ -133,11 +132,6 @@ func makeKeys(ctx context.Context, names []string, now time.Time) error {
 			return err
 		}
 	}
-	if _, err := os.Stat(hostKeyPub); errors.Is(err, fs.ErrNotExist) {
-		if out, err := exec.CommandContext(ctx, "ssh-keygen", "-A").CombinedOutput(); err != nil {
-			return fmt.Errorf("make host keys: %s: %w", firstLine(string(out)), err)
-		}
-	}
 	if hostCertProblem(hostCA, names, now) == "" {
 		return nil
 	}
@@ -150,4 +144,17 @@ func makeKeys(ctx context.Context, names []string, now time.Time) error {
 		return err
 	}
 	return ephemeralkeys.WriteFileAtomic(hostCert, ssh.MarshalAuthorizedKey(cert), 0o644)
+}
+
+// hostKeys makes the machine's host keys where it has none, as its package would
+// have: without one sshd does not even check a configuration.
+func hostKeys(ctx context.Context, o Options) error {
+	if _, err := os.Stat(hostKeyPub); !errors.Is(err, fs.ErrNotExist) || os.Geteuid() != 0 {
+		return nil // the preflight says what is wrong
+	}
+	if o.DryRun {
+		return refuse("this machine has no "+hostKeyPub+", so nothing can be checked", "make host keys with ssh-keygen -A, or leave out --dry-run")
+	}
+	o.say("make the machine's host keys")
+	return run(ctx, "ssh-keygen", "-A")
 }

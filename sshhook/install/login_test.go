@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,11 +25,29 @@ import (
 
 const testLogin = "sbx-00000000000000zz"
 
-// daemon stands in for the podspawn daemon at its real place: it lets every
-// certificate in, and refuses a connection that is not in a portal, as the real
-// one does. Its guest answers every command with "inside: COMMAND".
-func daemon(t *testing.T) {
+// standIn is a podspawn daemon at its real place: it lets every certificate in,
+// and refuses a connection that is not in a portal, as the real one does. Its
+// guest answers every command with "inside: COMMAND", but for "hang", which ends
+// with its connection.
+type standIn struct {
+	t      *testing.T
+	pam    func() *localapi.Error // answers an open_session in a portal; hangs when it returns errHang
+	done   chan struct{}          // closed at the end of the test
+	hangs  chan struct{}          // gets a value when "hang" has started
+	hungUp chan struct{}          // and when its connection has ended
+}
+
+// errHang makes the stand-in never answer.
+var errHang = &localapi.Error{}
+
+func accept() *localapi.Error { return nil }
+
+func daemon(t *testing.T, pam func() *localapi.Error) *standIn {
 	t.Helper()
+	d := &standIn{
+		t: t, pam: pam,
+		done: make(chan struct{}), hangs: make(chan struct{}, 1), hungUp: make(chan struct{}, 1),
+	}
 	if err := os.MkdirAll("/run/podspawn", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -47,16 +66,19 @@ func daemon(t *testing.T) {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { answer(t, c) })
+			wg.Go(func() { d.answer(c) })
 		}
 	})
 	t.Cleanup(func() {
+		close(d.done)
 		_ = l.Close()
 		wg.Wait()
 	})
+	return d
 }
 
-func answer(t *testing.T, c *net.UnixConn) {
+func (d *standIn) answer(c *net.UnixConn) {
+	t := d.t
 	defer func() { _ = c.Close() }()
 	var req localapi.Request
 	if err := localapi.ReadFrame(c, &req); err != nil {
@@ -74,6 +96,11 @@ func answer(t *testing.T, c *net.UnixConn) {
 	case localapi.OpPAMOpen:
 		if err := checkPortal(c); err != nil {
 			resp.Error = &localapi.Error{Kind: sandbox.KindPolicy, Msg: err.Error(), Hint: "none"}
+			break
+		}
+		if resp.Error = d.pam(); resp.Error == errHang {
+			<-d.done
+			return
 		}
 	case localapi.OpSession:
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -84,7 +111,7 @@ func answer(t *testing.T, c *net.UnixConn) {
 		host = os.NewFile(uintptr(fds[0]), "host")
 		inside := os.NewFile(uintptr(fds[1]), "guest")
 		defer func() { _ = inside.Close() }()
-		defer playGuest(t, inside)
+		defer d.playGuest(inside)
 		resp.Body, _ = json.Marshal(localapi.SessionResponse{})
 	}
 	if err := localapi.WriteFrame(c, resp, host); err != nil {
@@ -114,7 +141,8 @@ func checkPortal(c *net.UnixConn) error {
 	return nil
 }
 
-func playGuest(t *testing.T, f *os.File) {
+func (d *standIn) playGuest(f *os.File) {
+	t := d.t
 	var head [5]byte
 	if _, err := io.ReadFull(f, head[:]); err != nil {
 		t.Error(err)
@@ -126,13 +154,17 @@ func playGuest(t *testing.T, f *os.File) {
 		t.Error(err)
 		return
 	}
-	exit, _ := json.Marshal(guest.Exit{Code: 5})
-	for kind, payload := range map[guest.FrameType][]byte{guest.FrameStdout: []byte("inside: " + e.Command), guest.FrameExit: nil} {
-		if kind == guest.FrameExit {
-			continue
-		}
-		send(t, f, kind, payload)
+	if e.Command == "hang" {
+		d.hangs <- struct{}{}
+		_, _ = io.Copy(io.Discard, f) // until the hook goes away
+		d.hungUp <- struct{}{}
+		return
 	}
+	exit, err := json.Marshal(guest.Exit{Code: 5})
+	if err != nil {
+		t.Error(err)
+	}
+	send(t, f, guest.FrameStdout, []byte("inside: "+e.Command))
 	send(t, f, guest.FrameExit, exit)
 }
 
@@ -161,12 +193,14 @@ func sandboxLogin(t *testing.T) (key string) {
 type logins struct {
 	*sshdtest.Server
 	real, sandbox string // keys
+	pam           func() *localapi.Error
+	daemon        *standIn
 }
 
 func newLogins(t *testing.T) logins {
 	t.Helper()
 	fresh(t)
-	l := logins{real: sshdtest.Key(t)}
+	l := logins{real: sshdtest.Key(t), pam: accept}
 	sshdtest.AddUser(t, "alice")
 	for _, u := range []string{"alice", "root"} {
 		sshdtest.Authorize(t, u, l.real)
@@ -200,7 +234,7 @@ func (l *logins) setUp(t *testing.T) {
 	if _, out := apply(t, Options{}); !strings.Contains(out, "reloaded sshd") {
 		t.Errorf("sshd was not reloaded:\n%s", out)
 	}
-	daemon(t)
+	l.daemon = daemon(t, l.pam)
 	l.sandbox = sandboxLogin(t)
 }
 
@@ -274,6 +308,97 @@ func TestLoginsUnderForeignSettings(t *testing.T) {
 	}
 }
 
+// Threat 34: LoginGraceTime does not bound the PAM step, and "ssh -N" opens no
+// channel whose end would end it.
+func TestConnectionEndsWhenPAMRefuses(t *testing.T) {
+	for name, pam := range map[string]func() *localapi.Error{
+		"refused": func() *localapi.Error { return &localapi.Error{Kind: sandbox.KindPolicy, Msg: "spent", Hint: "none"} },
+		"hangs":   func() *localapi.Error { return errHang },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLogins(t)
+			l.pam = pam
+			l.setUp(t)
+			begin := time.Now()
+			out, words, code := l.SSH(t, l.sandbox, "-N", testLogin+"@127.0.0.1")
+			if code == 0 || out != "" {
+				t.Errorf("ssh -N: exit %d, stdout %q, stderr %q", code, out, words)
+			}
+			if took := time.Since(begin); took > 9*time.Second {
+				t.Errorf("the connection ended after %v", took)
+			}
+			l.checkReal(t)
+		})
+	}
+}
+
+// Threat 47, with sshd itself between client and hook.
+func TestHookEndsWithItsClient(t *testing.T) {
+	l := newLogins(t)
+	l.setUp(t)
+	for name, args := range map[string][]string{"no terminal": {"-T"}, "terminal": {"-tt"}} {
+		t.Run(name, func(t *testing.T) {
+			cmd := l.Client(l.sandbox, append(args, testLogin+"@127.0.0.1", "hang")...)
+			if _, err := cmd.StdinPipe(); err != nil { // stays open
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-l.daemon.hangs:
+			case <-time.After(sshdtest.Patience):
+				t.Fatal("the command did not start")
+			}
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // killed
+			select {
+			case <-l.daemon.hungUp:
+			case <-time.After(5 * time.Second):
+				t.Error("the hook still holds its guest 5 s after its client was killed")
+			}
+		})
+	}
+}
+
+// What every hook gives up before it does anything, seen from outside.
+func TestHookConfinesItself(t *testing.T) {
+	l := newLogins(t)
+	l.setUp(t)
+	cmd := l.Client(l.sandbox, "-o", "SetEnv=LANG=C LC_EVIL=x BASH_ENV=x", testLogin+"@127.0.0.1", "hang")
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
+	select {
+	case <-l.daemon.hangs:
+	case <-time.After(sshdtest.Patience):
+		t.Fatal("the command did not start")
+	}
+	pid := strings.TrimSpace(sshdtest.Run(t, "pgrep", "-n", "-x", "-u", "70001", "podspawn-hook"))
+	limits := strings.Join(strings.Fields(sshdtest.Run(t, "cat", "/proc/"+pid+"/limits")), " ")
+	for _, want := range []string{"Max core file size 0 0", "Max open files 256 256", "Max file size 0 0"} {
+		if !strings.Contains(limits, want) {
+			t.Errorf("limits do not say %q: %s", want, limits)
+		}
+	}
+	status := sshdtest.Run(t, "sh", "-c", "cat /proc/"+pid+"/task/*/status")
+	if strings.Contains(status, "NoNewPrivs:\t0") || !strings.Contains(status, "NoNewPrivs:\t1") {
+		t.Errorf("a thread may gain privileges:\n%s", status)
+	}
+	if owner := sshdtest.Run(t, "stat", "-c", "%u", "/proc/"+pid+"/mem"); owner != "0\n" {
+		t.Errorf("/proc/%s/mem belongs to uid %s: another process of the sandbox's uid may look into the hook", pid, owner)
+	}
+	if env := sshdtest.Run(t, "cat", "/proc/"+pid+"/environ"); strings.Contains(env, "EVIL") || strings.Contains(env, "BASH_ENV") {
+		t.Errorf("sshd accepted variables: %q", env)
+	}
+}
+
 // Threat 95: whatever of ours is lost or broken, real users log in as before and
 // sandbox logins are refused.
 func TestRealUsersLogInWhateverOfOursIsBroken(t *testing.T) {
@@ -325,6 +450,8 @@ func TestRealUsersLogInWhateverOfOursIsBroken(t *testing.T) {
 		{"daemon gone", lost(localapi.SocketPath), false},
 		{"daemon hangs", hang, false},
 		{"libpam-net", broken(modules[0]), false},
+		{"pam_succeed_if", broken(modules[1]), true},
+		{"pam_exec", broken(modules[2]), false},
 		{"libnss-extrausers", broken(modules[4]), false},
 		{"PAM line 1 lost", cut(pamPath, pam[0], ""), true},
 		{"PAM line 2 lost", cut(pamPath, pam[1], ""), false},

@@ -53,6 +53,9 @@ func newPlan(ctx context.Context, o Options) (*plan, error) {
 			return nil, err
 		}
 	}
+	if err := hostKeys(ctx, o); err != nil {
+		return nil, err
+	}
 	p := &plan{sshd: sshd{path, o.config()}}
 	if err := preflight(ctx, p.sshd); err != nil {
 		return nil, err
@@ -71,7 +74,7 @@ func newPlan(ctx context.Context, o Options) (*plan, error) {
 	if p.manifest.Hostnames, err = o.hostnames(); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(p.planDirs(), p.planUsers(ctx), p.planExtraUsers(), p.planKeys(ctx, o.now()), p.planFiles()); err != nil {
+	if err := errors.Join(p.planDirs(), p.planUsers(ctx), p.planExtraUsers(), p.planKeys(o.now()), p.planFiles()); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -132,13 +135,13 @@ func (p *plan) planExtraUsers() error {
 	return nil
 }
 
-func (p *plan) planKeys(ctx context.Context, now time.Time) error {
+func (p *plan) planKeys(now time.Time) error {
 	why, err := keyProblem(p.manifest.Hostnames, now)
 	if err != nil || why == "" {
 		return err
 	}
 	p.add(&change{what: why, do: func() (func() error, error) {
-		return nil, makeKeys(ctx, p.manifest.Hostnames, now)
+		return nil, makeKeys(p.manifest.Hostnames, now)
 	}})
 	return nil
 }
@@ -244,7 +247,12 @@ func (p *plan) apply(ctx context.Context, o Options) (r Result, err error) {
 	if err != nil {
 		return r, err
 	}
-	r.Changed = len(p.changes) > 0 || wrote
+	if wrote && len(p.changes) == 0 {
+		const what = "record that the files that changed since are in order"
+		r.Steps = append(r.Steps, what)
+		o.say("%s", what)
+	}
+	r.Changed = len(r.Steps) > 0
 	if !r.Changed {
 		o.say("nothing to change")
 	}

@@ -82,7 +82,8 @@ func missing() string {
 	return ""
 }
 
-// enter is the first process of a lab: whatever it mounts ends with it. The
+// enter is the first process of a lab: whatever it mounts ends with it, and it
+// stays, as the one that reaps. The
 // overlays' upper layers are on a tmpfs, since an overlay can't lie on another.
 // /var/cache stays the machine's, for what is expensive to build.
 const enter = `set -e
@@ -98,7 +99,7 @@ for d in /run /var/log /var/lib/extrausers /var/lib/podspawn /usr/libexec/podspa
 done
 mkdir -p /run/sshd /run/lock /run/netns
 ip link set lo up
-exec "$@"
+"$@" && exit 0 || exit $?
 `
 
 // reexec runs this test binary again in a lab and returns its exit code. An error

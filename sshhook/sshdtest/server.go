@@ -112,19 +112,12 @@ func Start(t testing.TB) *Server {
 	}
 	t.Cleanup(func() {
 		_ = syscall.Kill(s.PID, syscall.SIGTERM) // the test may have ended it
-		Await(t, "sshd to end", func() bool { return syscall.Kill(s.PID, 0) != nil || isZombie(s.PID) })
+		Await(t, "sshd to end", func() bool { return syscall.Kill(s.PID, 0) != nil })
 		if t.Failed() {
 			t.Logf("sshd said:\n%s", s.Log())
 		}
 	})
 	return s
-}
-
-// isZombie reports whether the process has ended: the first process of a lab may
-// be one that reaps nobody.
-func isZombie(pid int) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	return err != nil || strings.Contains(string(b), ") Z ")
 }
 
 // Log returns the end of what sshd logged so far.
@@ -140,21 +133,30 @@ func (s *Server) Log() string {
 	return string(b)
 }
 
-// SSH runs OpenSSH's client against the lab's sshd; args are its options,
-// the login, and the command.
-func (s *Server) SSH(t testing.TB, key string, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "ssh", append([]string{
+// Client returns OpenSSH's client, ready to run against the lab's sshd; args are
+// its options, the login, and the command.
+func (s *Server) Client(key string, args ...string) *exec.Cmd {
+	cmd := exec.Command("ssh", append([]string{
 		"-F", "none", "-i", key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
 	}, args...)...)
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8"} // no agent
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TERM=xterm"} // no agent
+	return cmd
+}
+
+// SSH runs Client until it ends, which must be soon.
+func (s *Server) SSH(t testing.TB, key string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := s.Client(key, args...)
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words
-	err := cmd.Run()
-	if ctx.Err() != nil {
+	cmd.WaitDelay = Patience
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(Patience, func() { _ = cmd.Process.Kill() }) // it may have ended just now
+	err := cmd.Wait()
+	if !late.Stop() {
 		t.Fatalf("ssh %s took longer than %v; stdout %q, stderr %q", strings.Join(args, " "), Patience, out.String(), words.String())
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
@@ -163,8 +165,8 @@ func (s *Server) SSH(t testing.TB, key string, args ...string) (stdout, stderr s
 	return out.String(), words.String(), cmd.ProcessState.ExitCode()
 }
 
-// Break makes a file unreadable garbage until the test ends, as a broken or removed library or
-// program would be, without touching the machine's.
+// Break makes a file unusable until the test ends, as a broken or removed
+// library or program would be, without touching the machine's.
 func Break(t testing.TB, path string) {
 	t.Helper()
 	if err := syscall.Mount("/dev/null", path, "", syscall.MS_BIND, ""); err != nil {
