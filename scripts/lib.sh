@@ -73,7 +73,14 @@ long() {
   log=$(mktemp "/tmp/podspawn-${label//[^a-zA-Z0-9]/-}.XXXXXX")
   start=$SECONDS
   say "    $label …"
-  (while sleep 15; do say "    $label: still at it ($((SECONDS - start)) s)"; done) &
+  (
+    trap 'kill $!; exit' TERM
+    while :; do
+      sleep 15 &
+      wait $!
+      say "    $label: still at it ($((SECONDS - start)) s)"
+    done
+  ) &
   ticker=$!
   "$@" </dev/null >"$log" 2>&1 || rc=$?
   kill "$ticker" 2>/dev/null || true
