@@ -181,6 +181,11 @@ func TestVerifyDemandsThePolicysCommand(t *testing.T) {
 			t.Errorf("Verify with policy %+v = %v, want ErrCriticalOption", p, err)
 		}
 	}
+	delete(cert.CriticalOptions, "force-command")
+	resign(t, cert, nil, ca)
+	if _, err := Verify(cert, testLogin, []ssh.PublicKey{ca.PublicKey()}, testNow, Policy{}); !errors.Is(err, ErrCriticalOption) {
+		t.Errorf("Verify without any command = %v, want ErrCriticalOption", err)
+	}
 }
 
 func TestVerifyRefusesStrangeLogins(t *testing.T) {

@@ -159,6 +159,10 @@ func TestVerifierTakesKeysByTheirThumbprint(t *testing.T) {
 			t.Errorf("%s: Verify = %v, want accepted %v", name, err, tt.ok)
 		}
 	}
+	h := l.header()
+	h["kid"] = "chosen"
+	v := NewVerifier(testIssuer, testAudience, []Key{{ID: "chosen", Public: good.Public}})
+	refuses(t, v, l.sign(marshal(t, h), text(t, payload())), errKey)
 }
 
 // TestThumbprint is the example of RFC 8037, appendix A.3.
