@@ -100,7 +100,7 @@ func TestHostConfigHoldsEveryLimitAndNoFlagOfTheCallers(t *testing.T) {
 	if hc.NetworkMode != "none" || hc.IpcMode != "none" || hc.CgroupnsMode != "private" {
 		t.Errorf("namespaces: network %q, ipc %q, cgroup %q", hc.NetworkMode, hc.IpcMode, hc.CgroupnsMode)
 	}
-	if hc.Memory != 1<<28 || hc.MemorySwap != hc.Memory || hc.CPUQuota != 50_000 || hc.PidsLimit == nil || *hc.PidsLimit != 64 {
+	if hc.Memory != 1<<28 || hc.MemorySwap != hc.Memory || hc.CPUQuota != 50_000 || hc.PidsLimit == nil || *hc.PidsLimit != 2*64+runscPIDs {
 		t.Errorf("limits: %+v", hc.Resources)
 	}
 	writable := 0

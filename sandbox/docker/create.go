@@ -31,6 +31,12 @@ var (
 // createTimeout bounds the creation of a container, whoever waits.
 const createTimeout = 60 * time.Second
 
+// runscPIDs is what gVisor itself takes of the host's limit of processes and
+// threads. That limit is the outer one: a sandbox that reaches it dies, since its
+// kernel then cannot make a thread. Inside, fork fails earlier, at nproc: gVisor
+// holds root to it as well, for want of CAP_SYS_RESOURCE.
+const runscPIDs = 64
+
 // capabilities are what root inside a sandbox keeps of Docker's defaults: what
 // package managers need to unpack and configure (CHOWN, DAC_OVERRIDE, FOWNER,
 // FSETID), what they and the guest need to become another user and to signal its
@@ -154,7 +160,7 @@ func (r *Runtime) config(p sandbox.StartParams, nonce string) *container.Config 
 
 func (r *Runtime) hostConfig(p sandbox.StartParams, runtime string) *container.HostConfig {
 	const period = 100_000 // µs, the kernel's own default
-	pids := p.Resources.PIDs
+	hostPIDs := 2*p.Resources.PIDs + runscPIDs
 	return &container.HostConfig{
 		Runtime:       runtime,
 		NetworkMode:   "none",
@@ -172,10 +178,11 @@ func (r *Runtime) hostConfig(p sandbox.StartParams, runtime string) *container.H
 			// A quota, not NanoCPUs: those are refused above the host's count, where they limit nothing.
 			CPUPeriod: period,
 			CPUQuota:  int64(p.Resources.CPUs * period),
-			PidsLimit: &pids,
+			PidsLimit: &hostPIDs,
 			Ulimits: []*units.Ulimit{
 				{Name: "core", Soft: 0, Hard: 0},
 				{Name: "nofile", Soft: 4096, Hard: 65536},
+				{Name: "nproc", Soft: p.Resources.PIDs, Hard: p.Resources.PIDs},
 			},
 		},
 		Mounts: r.mounts(p),

@@ -24,7 +24,7 @@ const (
 	baseImage   = "base" // the value of docker.LabelImage
 	labelRecipe = "dev.podspawn.recipe"
 
-	// minFree is what a build needs at most, in the cache and the temporary folder.
+	// minFree is what a build needs at most; all of it happens in the cache's folder.
 	minFree = 1 << 30
 )
 
@@ -141,11 +141,9 @@ func bootstrap(ctx context.Context, rec recipe, tar string, out io.Writer) (err 
 		return sandbox.Errorf(sandbox.KindUnavailable, "apt-get install mmdebstrap, or make up, which does it",
 			"mmdebstrap is not installed")
 	}
-	for _, dir := range []string{filepath.Dir(tar), os.TempDir()} {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(dir, &fs); err == nil && fs.Bavail*uint64(fs.Bsize) < minFree {
-			return diskFull(dir, nil)
-		}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(tar), &fs); err == nil && fs.Bavail*uint64(fs.Bsize) < minFree {
+		return diskFull(filepath.Dir(tar), nil)
 	}
 	work, err := os.MkdirTemp(filepath.Dir(tar), ".build-")
 	if err != nil {
