@@ -45,6 +45,8 @@ type double struct {
 	answer func(localapi.Request) (body any, fd *os.File, err *localapi.Error)
 
 	guests sync.WaitGroup // those that withGuest plays
+	drop   bool           // close every connection once it is answered, as a daemon does that ends
+	leases chan struct{}  // gets a value when a session's connection was closed by its hook
 
 	mu       sync.Mutex // guards requests
 	requests []localapi.Request
@@ -62,7 +64,7 @@ func newDouble(t *testing.T, answer func(localapi.Request) (any, *os.File, *loca
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &double{client: &localapi.Client{Path: path, ServerUID: os.Getuid()}, answer: answer}
+	d := &double{client: &localapi.Client{Path: path, ServerUID: os.Getuid()}, answer: answer, leases: make(chan struct{}, 1)}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -111,8 +113,12 @@ func (d *double) serve(t *testing.T, c *net.UnixConn, done <-chan struct{}) {
 	if fd != nil {
 		_ = fd.Close()
 	}
-	if req.Op == localapi.OpSession { // the lease ends with the hook
+	if req.Op == localapi.OpSession && !d.drop { // the lease ends with the hook
 		_, _ = io.Copy(io.Discard, c)
+		select {
+		case d.leases <- struct{}{}:
+		default: // nobody counts
+		}
 	}
 }
 

@@ -121,6 +121,48 @@ func TestSessionCarriesACommand(t *testing.T) {
 	}
 }
 
+func TestSessionHoldsItsLeaseToTheEnd(t *testing.T) {
+	var d *double
+	d = withGuest(t, localapi.SessionResponse{}, func(p *peer) {
+		p.request()
+		p.drain()
+		select {
+		case <-d.leases:
+			t.Error("the lease ended before the session")
+		default:
+		}
+		p.exit(guest.Exit{})
+	})
+	if code, _, stderr := (run{client: d.client}).do(t, "-podspawn-hook"); code != 0 {
+		t.Errorf("exit %d, stderr %q", code, stderr)
+	}
+	select {
+	case <-d.leases:
+	case <-time.After(5 * time.Second):
+		t.Error("the lease is still open after the session")
+	}
+}
+
+func TestSessionGoesOnWithoutItsDaemon(t *testing.T) {
+	gone := make(chan struct{})
+	d := withGuest(t, localapi.SessionResponse{}, func(p *peer) {
+		p.request()
+		<-gone
+		p.send(guest.FrameStdout, []byte("still here"))
+		p.exit(guest.Exit{Code: 9})
+	})
+	d.drop = true
+	answer := d.answer
+	d.answer = func(r localapi.Request) (any, *os.File, *localapi.Error) {
+		defer time.AfterFunc(50*time.Millisecond, func() { close(gone) }) // some time after the answer; any is right
+		return answer(r)
+	}
+	code, stdout, stderr := run{client: d.client}.do(t, "-podspawn-hook")
+	if code != 9 || stdout != "still here" || stderr != "" {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
 func TestSessionRefusals(t *testing.T) {
 	refuse := func(e localapi.Error) func(localapi.Request) (any, *os.File, *localapi.Error) {
 		return func(localapi.Request) (any, *os.File, *localapi.Error) { return nil, nil, &e }
@@ -140,15 +182,18 @@ func TestSessionRefusals(t *testing.T) {
 		want   string
 	}{
 		{
-			"spent", refuse(localapi.Error{Kind: sandbox.KindPolicy, Msg: "the certificate was used already", Hint: "get another with podspawn cert"}), Env{},
+			"spent", refuse(localapi.Error{Kind: sandbox.KindPolicy, Msg: "the certificate was used already", Hint: "get another with podspawn cert"}),
+			Env{},
 			exitTemp, "podspawn: error: the certificate was used already; get another with podspawn cert\n",
 		},
 		{
-			"gone", refuse(localapi.Error{Kind: sandbox.KindGone, Msg: "sandbox sbx_x is gone", Hint: "it reached its deadline"}), Env{},
+			"gone", refuse(localapi.Error{Kind: sandbox.KindGone, Msg: "sandbox sbx_x is gone", Hint: "it reached its deadline"}),
+			Env{},
 			exitTemp, "podspawn: error: sandbox sbx_x is gone; it reached its deadline\n",
 		},
 		{
-			"no descriptor", func(localapi.Request) (any, *os.File, *localapi.Error) { return localapi.SessionResponse{}, nil, nil }, Env{},
+			"no descriptor", func(localapi.Request) (any, *os.File, *localapi.Error) { return localapi.SessionResponse{}, nil, nil },
+			Env{},
 			exitTemp, "podspawn: error: something went wrong on the server; the daemon's log has the cause; run podspawn doctor on the host\n",
 		},
 		{"140 KB command", granted, long, exitTemp, "podspawn: error: the command is longer than 128 KiB; put it into a file in the sandbox and run that\n"},
