@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,8 +103,8 @@ func (s *session) explain(ctx context.Context, a *app, svc api.API, ref string) 
 			return
 		}
 	}
-	if got.State.Final() {
-		fmt.Fprintf(a.stderr, "podspawn: error: sandbox %s is gone (%s)\n", got.ID, oneLine(string(got.Reason)))
+	if !got.State.Usable() {
+		fmt.Fprintf(a.stderr, "podspawn: error: sandbox %s has ended: %s\n", got.ID, oneLine(cmp.Or(string(got.Reason), string(got.State))))
 		fmt.Fprintf(a.stderr, "podspawn: hint: make another with podspawn create\n")
 	}
 }
