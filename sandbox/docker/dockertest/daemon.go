@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,6 +68,7 @@ func StartWith(t testing.TB, opts Options) *Daemon {
 		if err := d.Stop(); err != nil {
 			t.Errorf("stop dockerd: %v\n%s", err, d.log())
 		}
+		d.killStray()
 		d.unmount()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("remove dockerd's folder: %v", err)
@@ -202,6 +204,24 @@ func (d *Daemon) end(sig syscall.Signal) error {
 		return nil
 	case <-time.After(stopTimeout):
 		return errors.Join(errors.New("dockerd did not end in time"), d.cmd.Process.Kill())
+	}
+}
+
+// killStray ends shims that a killed containerd left behind. They carry our folder,
+// whose name is nobody else's, in their arguments.
+func (d *Daemon) killStray() {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		pid, perr := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		if err != nil || perr != nil || pid == os.Getpid() || !bytes.Contains(b, []byte(d.Dir+"/exec/")) {
+			continue
+		}
+		// One that has gone since needs nothing.
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 
