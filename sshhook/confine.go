@@ -3,7 +3,6 @@ package sshhook
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -13,7 +12,8 @@ import (
 // Confine gives up what no hook needs, for the whole process and for good: core
 // dumps, files, new privileges, and being looked at or traced by other
 // processes of its uid. Run it first. It needs a program without cgo.
-func Confine() error {
+// startSelf leaves the right to start this very program, for [EndParent].
+func Confine(startSelf bool) error {
 	for _, l := range []struct {
 		what int
 		max  uint64
@@ -32,7 +32,7 @@ func Confine() error {
 	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
 		return fmt.Errorf("set no-new-privileges: %w", err)
 	}
-	return closeFilesystem()
+	return closeFilesystem(startSelf)
 }
 
 // lower sets soft and hard limit to at most limit.
@@ -49,24 +49,47 @@ func lower(what int, limit uint64) error {
 	return nil
 }
 
-// closeFilesystem forbids to open, make or run any file from now on, where the
-// kernel has landlock(7). Sockets are reached all the same.
-func closeFilesystem() error {
+// closeFilesystem forbids to open, make or run any file from now on, but for this
+// program with startSelf, where the kernel has landlock(7). Sockets are reached
+// all the same.
+func closeFilesystem(startSelf bool) error {
 	const everything = unix.LANDLOCK_ACCESS_FS_MAKE_SYM<<1 - 1 // all rights of the first version
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: everything}
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
-	runtime.KeepAlive(&attr)
+	r, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
+	rules := int(r)
 	switch {
 	case errno == unix.ENOSYS || errno == unix.EOPNOTSUPP:
 		return nil
 	case errno != 0:
 		return fmt.Errorf("create landlock rules: %w", errno)
 	}
-	err := allThreads(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0)
-	if err = errors.Join(err, unix.Close(int(fd))); err != nil {
+	var err error
+	if startSelf {
+		err = allowSelf(rules)
+	}
+	if err == nil {
+		err = allThreads(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(rules), 0, 0)
+	}
+	if err = errors.Join(err, unix.Close(rules)); err != nil {
 		return fmt.Errorf("enforce landlock rules: %w", err)
 	}
 	return nil
+}
+
+func allowSelf(rules int) error {
+	fd, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	attr := unix.LandlockPathBeneathAttr{
+		Allowed_access: unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE, // execve reads
+		Parent_fd:      int32(fd),
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(rules), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&attr)), 0, 0, 0)
+	if err := unix.Close(fd); err != nil || errno == 0 {
+		return err
+	}
+	return errno
 }
 
 // allThreads makes a system call that the kernel applies to one thread in every

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
@@ -49,16 +47,6 @@ func (h *Hook) pamSession(ctx context.Context) int {
 		return exitOK
 	default:
 		return exitRefused
-	}
-}
-
-// EndParent ends the process that runs this one as its PAM step: the connection's
-// own sshd. When PAM refuses a session, sshd refuses commands and keeps the
-// connection, so "ssh -N" would stay connected, with a certificate that nobody
-// claimed.
-func EndParent() {
-	if ppid := unix.Getppid(); ppid > 1 { // 1: it has gone already
-		_ = unix.Kill(ppid, unix.SIGTERM) // as above
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 )
 
 func main() {
-	if err := sshhook.Confine(); err != nil {
+	refuses := len(os.Args) > 1 && os.Args[1] == "pam-session" // may have to start sshhook.EndParent's copy
+	if err := sshhook.Confine(refuses); err != nil {
 		fmt.Fprintln(os.Stderr, "podspawn: error: the hook can't limit itself; podspawn doctor on the host says why")
 		os.Exit(1)
 	}

@@ -18,7 +18,9 @@ type change struct {
 	diff string // of a file
 	file string // that is edited, "" otherwise
 	edit edit
-	do   func() (undo func() error, err error)
+	// reload says that a running sshd does not see it by itself.
+	reload bool
+	do     func() (undo func() error, err error)
 }
 
 func editChange(what string, e edit) change {
@@ -26,7 +28,7 @@ func editChange(what string, e edit) change {
 	if e.remove {
 		shown = ""
 	}
-	return change{what: what, diff: shown, file: e.path, edit: e, do: e.apply}
+	return change{what: what, diff: shown, file: e.path, edit: e, reload: true, do: e.apply}
 }
 
 // dirChange makes a directory as it should be, or is nil when it is.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -88,6 +90,9 @@ func editRuntimes(path string, change func(*object) error) (bool, error) {
 	e := edit{path: path, before: text, exists: exists, after: string(b) + "\n", mode: 0o644}
 	if len(config.members) == 0 {
 		e.remove = true
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return false, err
 	}
 	_, err = e.apply()
 	return err == nil, err

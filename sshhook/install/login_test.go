@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -327,6 +328,13 @@ func TestConnectionEndsWhenPAMRefuses(t *testing.T) {
 			if took := time.Since(begin); took > 9*time.Second {
 				t.Errorf("the connection ended after %v", took)
 			}
+			if name == "refused" { // a command gets the reason
+				out, words, code := l.SSH(t, l.sandbox, testLogin+"@127.0.0.1", "x")
+				if code != 254 || out != "podspawn: error: spent; none\n" {
+					t.Errorf("ssh with a command: exit %d, stdout %q, stderr %q", code, out, words)
+				}
+			}
+			sshdtest.Await(t, "the end of every hook", func() bool { return exec.Command("pgrep", "-x", "podspawn-hook").Run() != nil })
 			l.checkReal(t)
 		})
 	}

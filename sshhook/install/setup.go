@@ -140,7 +140,7 @@ func (p *plan) planKeys(now time.Time) error {
 	if err != nil || why == "" {
 		return err
 	}
-	p.add(&change{what: why, do: func() (func() error, error) {
+	p.add(&change{what: why, reload: true, do: func() (func() error, error) {
 		return nil, makeKeys(p.manifest.Hostnames, now)
 	}})
 	return nil
@@ -234,7 +234,7 @@ func (p *plan) apply(ctx context.Context, o Options) (r Result, err error) {
 	if err := p.verify(ctx); err != nil {
 		return r, err
 	}
-	if len(p.changes) > 0 {
+	if slices.ContainsFunc(p.changes, func(c change) bool { return c.reload }) {
 		flushNameCache(ctx)
 		if !o.NoReload {
 			reload = true
