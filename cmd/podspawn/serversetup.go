@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sshhook/install"
 )
 
@@ -43,6 +44,9 @@ real users stay as they are.`,
 }
 
 func runServerSetup(ctx context.Context, a *app, o *serverSetupOptions) error {
+	if os.Geteuid() != 0 {
+		return sandbox.Errorf(sandbox.KindPolicy, "run it with sudo", "set-up needs root")
+	}
 	c, err := a.loadConfig(nil)
 	if err != nil {
 		return err
