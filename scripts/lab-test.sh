@@ -42,6 +42,7 @@ left() {
   grep "$1" /proc/self/mountinfo || true
   ls -d "/var/tmp/$1" 2>/dev/null || true
 }
+swept() { scripts/lab.sh true && nothing_left "$1"; }
 nothing_left() { [ -z "$(left "$1")" ]; }
 
 # killed CASE HOW: starts the parts in a lab, runs HOW with the pid of lab.sh and
@@ -55,7 +56,8 @@ killed() {
   lab=$(cut -d' ' -f2 "$out/$1")
   "$2" "$pid" "$lab"
   wait "$pid" 2>/dev/null || true
-  [ "$1" != janitor_too ] || scripts/lab.sh true # sweeps
+  # Starting a lab sweeps, once the pipe's reader has seen that its writer is gone.
+  if [ "$1" = janitor_too ]; then wait_for 30 swept "$lab"; fi
   wait_for 30 nothing_left "$lab" || die "lab killed/$1 left: $(left "$lab" | tr '\n' ' ')"
   after=$(ip -o link | wc -l)
   [ "$before" = "$after" ] || die "lab killed/$1: the machine's network interfaces changed"

@@ -35,6 +35,8 @@ if [ "${1:-}" = --janitor ]; then # DIR PIDFILE, with the pipe as stdin
   exec 8>"$dir/lock"
   flock 8
   echo ready >"$dir/janitor"
+  # It inherits the lock: should this janitor be killed, nobody sweeps while the
+  # lab is alive.
   cat >/dev/null || true
   . "$ROOT/scripts/lab-clean.sh"
   lab_clean "$dir"

@@ -37,13 +37,13 @@ trap 'rm -rf "$logs"' EXIT
 export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOWORK=off
 unset GOROOT
 "$go" build -o "$logs/testsum" ./scripts/testsum
-failed=()
+failed=() other=0 # other: failed stages that are not Go tests
 
 stage "checks"
-scripts/check.sh || failed+=(checks)
+scripts/check.sh || { failed+=(checks); other=$((other + 1)); }
 
 stage "labs"
-scripts/lab-test.sh || failed+=(labs)
+scripts/lab-test.sh || { failed+=(labs); other=$((other + 1)); }
 
 stage "go test -race, each package in a lab"
 export PODSPAWN_TEST_REQUIRE=${PODSPAWN_TEST_REQUIRE-root,sshd,docker,gvisor}
@@ -57,5 +57,5 @@ scripts/fuzz.sh "${PODSPAWN_FUZZ_SECONDS:-4}" "$logs/fuzz.json" || failed+=(fuzz
 
 stage "all"
 [ ${#failed[@]} = 0 ] || say "FAILED: ${failed[*]}"
-"$logs/testsum" -total "$logs"/*.json || [ ${#failed[@]} -gt 0 ] || failed+=(count)
+"$logs/testsum" -total -failed $other "$logs"/*.json || [ ${#failed[@]} -gt 0 ] || failed+=(count)
 [ ${#failed[@]} = 0 ]

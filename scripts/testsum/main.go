@@ -2,7 +2,8 @@
 // failures with their output, one line a package. Its last line counts.
 //
 //	go test -json ./... | testsum [-log FILE]
-//	testsum -total FILE…     counts only, over the logs of earlier runs
+//	testsum -total [-failed N] FILE…   counts only, over the logs of earlier
+//	                                   runs, and N failures that are no tests
 //
 // A test with subtests is counted by its subtests. A package that fails though
 // none of its tests did (it does not build, it panicked) counts as one failure.
@@ -25,6 +26,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("testsum", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	logPath := flags.String("log", "", "keep the events in this file, for -total")
+	failed := flags.Int("failed", 0, "with -total, add `N` failures that no event tells of")
 	total := flags.Bool("total", false, "count the events of the files given")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -33,6 +35,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	s := newSummary(stdout)
 	if *total {
 		s.quiet = true
+		s.failed = *failed
 		for _, path := range flags.Args() {
 			if err := s.readFile(path); err != nil {
 				fmt.Fprintln(stderr, "testsum:", err)

@@ -104,6 +104,20 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+func TestTotalAddsFailuresThatAreNoTests(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(log, []byte(`{"Action":"pass","Package":"p","Test":"TestA"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if status := run([]string{"-total", "-failed", "2", log}, nil, &out, &out); status != 1 {
+		t.Errorf("status = %d, want 1", status)
+	}
+	if got, want := lastLine(out.String()), "1 passed, 2 failed, 0 skipped"; got != want {
+		t.Errorf("last line = %q, want %q", got, want)
+	}
+}
+
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return lines[len(lines)-1]
