@@ -96,26 +96,23 @@ func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{log: filepath.Join(t.TempDir(), "sshd.log")}
 	Run(t, "/usr/sbin/sshd", "-E", s.log)
-	Await(t, "sshd", func() bool {
-		c, err := net.Dial("tcp", "127.0.0.1:22")
-		if err != nil {
-			return false
+	Await(t, "sshd's pid", func() bool {
+		b, err := os.ReadFile(pidFile) // it exists before there is a number in it
+		if err == nil {
+			s.PID, err = strconv.Atoi(strings.TrimSpace(string(b)))
 		}
-		return c.Close() == nil
+		return err == nil && syscall.Kill(s.PID, 0) == nil
 	})
-	b, err := os.ReadFile(pidFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.PID, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		_ = syscall.Kill(s.PID, syscall.SIGTERM) // the test may have ended it
 		Await(t, "sshd to end", func() bool { return syscall.Kill(s.PID, 0) != nil })
 		if t.Failed() {
 			t.Logf("sshd said:\n%s", s.Log())
 		}
+	})
+	Await(t, "sshd to listen", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:22")
+		return err == nil && c.Close() == nil
 	})
 	return s
 }
