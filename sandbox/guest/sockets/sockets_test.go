@@ -125,6 +125,18 @@ func listen(t *testing.T, path string) *listener {
 	return l
 }
 
+// next returns the next connection.
+func (l *listener) next(t *testing.T) net.Conn {
+	t.Helper()
+	select {
+	case c := <-l.conns:
+		return c
+	case <-time.After(5 * time.Second):
+		t.Fatal("no connection arrived")
+		return nil
+	}
+}
+
 // victim is a socket of the host that no sandbox may make us connect to.
 func victim(t *testing.T) (path string, untouched func()) {
 	t.Helper()
@@ -141,7 +153,7 @@ func victim(t *testing.T) (path string, untouched func()) {
 		if _, err := io.WriteString(c, "mine"); err != nil {
 			t.Fatal(err)
 		}
-		first := <-l.conns
+		first := l.next(t)
 		defer first.Close()
 		if err := first.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 			t.Fatal(err)
@@ -179,7 +191,7 @@ func TestDialReachesTheGuest(t *testing.T) {
 	if err != nil || dev == 0 || ino == 0 {
 		t.Fatalf("Seal = %d, %d, %v", dev, ino, err)
 	}
-	(<-l.conns).Close() // Seal's look
+	l.next(t).Close() // Seal's look
 	f, err := s.Dial(t.Context(), id)
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
@@ -188,7 +200,7 @@ func TestDialReachesTheGuest(t *testing.T) {
 	if _, err := io.WriteString(f, "hello"); err != nil {
 		t.Fatal(err)
 	}
-	c := <-l.conns
+	c := l.next(t)
 	defer c.Close()
 	var b [5]byte
 	if _, err := io.ReadFull(c, b[:]); err != nil || string(b[:]) != "hello" {
@@ -260,7 +272,7 @@ func TestSwappedSocketIsNotFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	(<-l.conns).Close() // Seal's look
+	l.next(t).Close() // Seal's look
 	if err := os.Remove(socket); !errors.Is(err, unix.EROFS) {
 		t.Fatalf("remove the sealed socket = %v, want EROFS", err)
 	}
@@ -274,7 +286,7 @@ func TestSwappedSocketIsNotFollowed(t *testing.T) {
 	if err := dial(t, s, id); err != nil {
 		t.Errorf("Dial: %v", err)
 	}
-	c := <-l.conns
+	c := l.next(t)
 	c.Close()
 	for name, readOnly := range map[string]uintptr{"writable": 0, "read-only": unix.MS_RDONLY} {
 		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|flags|readOnly, options); err != nil {
