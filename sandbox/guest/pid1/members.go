@@ -74,5 +74,5 @@ func (p *process) end() {
 		}
 	}
 	// Twice: a process may fork while the first round goes through the list.
-	
+	signalAll(syscall.SIGKILL, syscall.SIGKILL)
 }
