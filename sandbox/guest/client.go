@@ -30,7 +30,8 @@ const chunk = 32 << 10
 // reader that blocks for ever must not keep a finished session open. That
 // goroutine ends with the Read that is under way when Run returns, and what that
 // Read returns is lost. Whoever needs Stdin afterwards must give a reader that
-// can be ended.
+// can be ended. Resize and Signals are received from only while Run runs: whoever
+// sends on them selects with its end.
 type Streams struct {
 	Stdin   io.Reader
 	Stdout  io.Writer

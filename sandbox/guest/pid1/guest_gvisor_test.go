@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,9 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sandbox/guest"
 )
 
@@ -133,7 +129,7 @@ func TestGuestUnderGvisor(t *testing.T) {
 }
 
 func testStatus(t *testing.T, b *box) {
-	r := b.run(t, guest.Exec{Script: "echo out; echo err >&2; exit 7"}, "")
+	r := b.run(t, guest.Exec{Script: "echo out > /dev/stdout; echo err > /dev/stderr; exit 7"}, "")
 	if r.out != "out\n" || r.errOut != "err\n" || r.exit != (guest.Exit{Code: 7}) {
 		t.Errorf("Run = %+v, want out, err and code 7", r)
 	}
@@ -400,212 +396,6 @@ func testDisconnect(t *testing.T, b *box) {
 			}
 		})
 	}
-}
-
-func testSudo(t *testing.T, b *box) {
-	for _, c := range []struct {
-		name, script, user, want string
-		code                     int
-	}{
-		{"root", "sudo id -u; sudo -u other id -u; pwd; cd /tmp; sudo pwd", "", "0\n1001\n/workspace\n/tmp\n", 0},
-		{"environment", "FOO=1 sudo sh -c 'echo $HOME $USER $SUDO_USER $SUDO_UID [$FOO]'; FOO=2 sudo -E sh -c 'echo $FOO'; sudo FOO=3 sh -c 'echo $FOO'", "", "/root root dev 1000 []\n2\n3\n", 0},
-		{"status", "sudo sh -c 'exit 42'", "", "", 42},
-		{"streams", "echo in | sudo cat; sudo sh -c 'echo e >&2' 2>&1; sudo sh -c 'echo file' > /tmp/by-sudo; cat /tmp/by-sudo", "", "in\ne\nfile\n", 0},
-		{"loop keeps its input", "printf 'a\\nb\\n' | while read x; do sudo echo $x; done", "", "a\nb\n", 0},
-		{"login", "cd /tmp; echo 'pwd; echo $0' | sudo -i", "", "/root\n-sh\n", 0},
-		{"shell with words", `sudo -s echo "two words" '$HOME'`, "", "two words $HOME\n", 0},
-		{"not found", "sudo no-such-command 2>&1", "", "sudo: no-such-command: command not found\n", 1},
-		{"usage", "sudo --no-such 2>/dev/null", "", "", 1},
-		{"validate", "sudo -v && sudo -n true", "", "", 0},
-		{"another user is refused", "sudo id -u 2>&1", "other", "sudo: uid 1001 may not use sudo: it is for the sandbox's own user\n", 1},
-		{"root may", "sudo -u dev id -u", "root", "1000\n", 0},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := b.run(t, guest.Exec{Script: c.script, User: c.user}, "")
-			if r.out != c.want || r.exit.Code != c.code || r.exit.Error != "" {
-				t.Errorf("%s: %+v, want %q and %d", c.script, r, c.want, c.code)
-			}
-		})
-	}
-	t.Run("signal", func(t *testing.T) {
-		l := b.start(t, guest.Exec{Script: "sudo sh -c \"trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done\""})
-		l.expect(t, "ready")
-		l.signals <- "INT"
-		l.expect(t, "caught")
-		l.wait(t)
-	})
-	t.Run("dies with its session", func(t *testing.T) {
-		l := b.start(t, guest.Exec{Script: "sudo sh -c \"trap '' HUP TERM; echo ready; sleep 1006; :\""})
-		l.expect(t, "ready")
-		l.cancel()
-		await(t, "command of sudo is gone", func() bool { return b.count(t, "sleep 1006") == 0 })
-	})
-}
-
-func testSudoTerminal(t *testing.T, b *box) {
-	l := b.start(t, guest.Exec{LoginShell: true, PTY: terminal})
-	say := func(s string) {
-		_, err := io.WriteString(l.in, s)
-		must(t, err)
-	}
-	say("sudo -i\n")
-	say("id -u; tty; stty size; echo root-$((1+1))\n")
-	l.expect(t, "33 101\r\n")
-	l.expect(t, "root-2")
-	l.resize <- guest.Window{Rows: 44, Cols: 55}
-	await(t, "new size arrives", func() bool {
-		say("stty size\n")
-		time.Sleep(50 * time.Millisecond) // between two tries
-		return strings.Contains(l.out.String(), "44 55\r\n")
-	})
-	say("sleep 1007\n")
-	await(t, "sleep runs", func() bool { return b.count(t, "sleep 1007") == 1 })
-	say("\x03")
-	say("echo int-$?\n")
-	l.expect(t, "int-130")
-	if strings.Contains(l.out.String(), "job control") {
-		t.Errorf("no job control under sudo: %q", l.out.String())
-	}
-	say("exit 8\n")
-	l.expect(t, "exit 8\r\n/workspace $ ") // before, a key would be for the shell that ends
-	say("echo back-$?; stty -a | grep -c -w icanon; exit\n")
-	l.expect(t, "back-8\r\n1")
-	l.wait(t)
-}
-
-func testHostile(t *testing.T, b *box) {
-	good := `{"v":1,"login":"x","rights":[],"deadline":99999999999,"user":"","shell":"","home":"","work":""`
-	frame := func(body string) []byte {
-		return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
-	}
-	for name, c := range map[string]struct {
-		send []byte
-		want guest.Answer
-	}{
-		"another version": {frame(`{"v":2,"new":true}`), guest.AnswerVersion},
-		"not JSON":        {frame("\x00\xff"), guest.AnswerMalformed},
-		"unknown field":   {frame(good + `,"root":true}`), guest.AnswerMalformed},
-		"no deadline":     {frame(`{"v":1}`), guest.AnswerMalformed},
-		"past deadline":   {frame(`{"v":1,"deadline":1}`), guest.AnswerExpired},
-		"4 GiB":           {[]byte{0xff, 0xff, 0xff, 0xff}, guest.AnswerMalformed},
-		"nested deep":     {frame(strings.Repeat("[", 100000)), guest.AnswerMalformed},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := answer(t, b, c.send); got != c.want {
-				t.Errorf("answer %d, want %d", got, c.want)
-			}
-		})
-	}
-	t.Run("garbage after the preamble", func(t *testing.T) {
-		for _, garbage := range []string{"R\x7f\xff\xff\xff", "x\x00\x00\x00\x00", "R\x00\x00\x00\x01{", "R\x00\x00"} {
-			f, err := b.dial(preamble())
-			must(t, err)
-			_, err = f.WriteString(garbage)
-			must(t, err)
-			must(t, f.Close())
-		}
-	})
-	t.Run("more stdin than credit", func(t *testing.T) {
-		f, err := b.dial(preamble())
-		must(t, err)
-		defer f.Close()
-		w := guest.NewWriter(f)
-		must(t, w.Frame(guest.FrameRequest, []byte(`{"script":"sleep 1008"}`)))
-		must(t, f.SetDeadline(time.Now().Add(10*time.Second)))
-		for range 2 * guest.StdinWindow / guest.MaxPayload {
-			if err := w.Frame(guest.FrameStdin, make([]byte, guest.MaxPayload)); err != nil {
-				break // hung up, as it should
-			}
-		}
-		if _, err := io.Copy(io.Discard, f); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Error("the guest did not hang up")
-		}
-	})
-	t.Run("connections that say nothing", func(t *testing.T) {
-		var open []*os.File
-		defer func() {
-			for _, f := range open {
-				f.Close()
-			}
-		}()
-		var err error
-		for range 140 {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-			var f *os.File
-			f, err = b.socks.Dial(ctx, b.id)
-			cancel()
-			must(t, err)
-			open = append(open, f)
-		}
-		f, err := b.dial(preamble())
-		if err == nil {
-			f.Close()
-			t.Fatal("a connection beyond the bound was served")
-		}
-		if sandbox.KindOf(err) != sandbox.KindCapacity {
-			t.Errorf("error %v, want KindCapacity", err)
-		}
-	})
-	await(t, "the guest still serves", func() bool {
-		f, err := b.dial(preamble())
-		if err != nil {
-			return false
-		}
-		f.Close()
-		return true
-	})
-}
-
-// answer sends raw bytes as a preamble and returns the code that comes back.
-func answer(t *testing.T, b *box, send []byte) guest.Answer {
-	t.Helper()
-	f, err := b.socks.Dial(t.Context(), b.id)
-	must(t, err)
-	defer f.Close()
-	must(t, f.SetDeadline(time.Now().Add(10*time.Second)))
-	_, err = f.Write(send)
-	must(t, err)
-	var got [guest.AnswerSize]byte
-	if _, err := io.ReadFull(f, got[:]); err != nil {
-		t.Fatalf("read answer: %v", err)
-	}
-	if string(got[:4]) != guest.AnswerMagic {
-		t.Fatalf("answer %q", got)
-	}
-	return guest.Answer(binary.BigEndian.Uint32(got[4:]))
-}
-
-func testAncillary(t *testing.T, b *box) {
-	descriptors := func() string {
-		return b.run(t, guest.Exec{Script: "ls /proc/1/fd | wc -l", User: "root"}, "").out
-	}
-	before := descriptors()
-	secret := filepath.Join(t.TempDir(), "secret")
-	must(t, os.WriteFile(secret, []byte("host"), 0o600))
-	s, err := os.Open(secret)
-	must(t, err)
-	defer s.Close()
-	var held []*os.File
-	for range 4 {
-		f, err := b.dial(preamble())
-		must(t, err)
-		held = append(held, f)
-		raw, err := f.SyscallConn()
-		must(t, err)
-		var sendErr error
-		must(t, raw.Control(func(fd uintptr) {
-			sendErr = unix.Sendmsg(int(fd), []byte("R\x00\x00"), unix.UnixRights(int(s.Fd())), nil, 0)
-		}))
-		must(t, sendErr)
-	}
-	out := b.run(t, guest.Exec{Script: "grep -l host /proc/1/fd/* 2>/dev/null | wc -l; ls -l /proc/1/fd", User: "root"}, "")
-	if !strings.HasPrefix(out.out, "0\n") || strings.Contains(out.out, "secret") {
-		t.Errorf("the guest holds a descriptor of the host: %s", out.out)
-	}
-	for _, f := range held {
-		f.Close()
-	}
-	await(t, "descriptors are as before", func() bool { return descriptors() == before })
 }
 
 func testZombies(t *testing.T, b *box) {

@@ -78,7 +78,7 @@ func initMain(deadline string, stderr io.Writer) error {
 		}
 	}
 	s := &server{
-		log:     slog.New(slog.NewTextHandler(stderr, nil)),
+		log:     slog.New(slog.NewTextHandler(newLogWriter(stderr), nil)),
 		users:   users{passwd: "/etc/passwd", group: "/etc/group"},
 		dir:     guest.SocketDir,
 		reaper:  &reaper{foreign: true},

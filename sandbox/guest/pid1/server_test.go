@@ -310,6 +310,23 @@ func countFDs(t *testing.T) int {
 	return len(d)
 }
 
+// The container engine went away: its pipe is full, and nobody reads.
+func TestLogDoesNotWaitForItsReader(t *testing.T) {
+	r, w := io.Pipe()
+	l := newLogWriter(w)
+	for range 1000 {
+		if _, err := l.Write([]byte("line\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(r, b); err != nil || string(b) != "line\n" {
+		t.Errorf("read %q, %v", b, err)
+	}
+	r.Close()
+	close(l)
+}
+
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()

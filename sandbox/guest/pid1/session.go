@@ -34,12 +34,14 @@ type session struct {
 	io   *stdio
 	p    *process
 	in   *inbox
+	// survive is deferred in every goroutine that sees foreign input.
+	survive func()
 }
 
 // serveExec runs a command over a connection until the process has ended and
 // its output is complete, or the peer is gone. It closes nothing of conn.
 func (s *server) serveExec(ctx context.Context, conn net.Conn, fr *guest.Reader, c *command, own *[3]int) error {
-	ses := &session{conn: conn, fr: fr, fw: guest.NewWriter(conn), in: newInbox()}
+	ses := &session{conn: conn, fr: fr, fw: guest.NewWriter(conn), in: newInbox(), survive: s.survive}
 	var err error
 	switch {
 	case own != nil && c.pty == nil:
@@ -84,13 +86,20 @@ func (ses *session) run(ctx context.Context) error {
 	var frames, output sync.WaitGroup
 	frames.Go(func() {
 		defer close(gone)
+		defer ses.survive()
 		ses.readFrames()
 	})
-	frames.Go(ses.pumpStdin)
+	frames.Go(func() {
+		defer ses.survive()
+		ses.pumpStdin()
+	})
 	drained := make(chan struct{})
 	for t, f := range map[guest.FrameType]*os.File{guest.FrameStdout: ses.io.out, guest.FrameStderr: ses.io.err} {
 		if f != nil {
-			output.Go(func() { ses.pumpOutput(t, f) })
+			output.Go(func() {
+				defer ses.survive()
+				ses.pumpOutput(t, f)
+			})
 		}
 	}
 	go func() {
