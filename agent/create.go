@@ -22,7 +22,11 @@ func (a *as) Create(ctx context.Context, r api.CreateRequest) (api.Sandbox, erro
 	if err != nil {
 		return api.Sandbox{}, err
 	}
-	in := localapi.CreateRequest{Name: r.Name, Labels: r.Labels, Spec: spec, IdempotencyKey: r.IdempotencyKey}
+	in := localapi.CreateRequest{
+		Name: r.Name, Labels: r.Labels, Spec: spec, IdempotencyKey: r.IdempotencyKey,
+		// A podfile that says what the default is gets the default's treatment.
+		DefaultTTL: r.TTL == 0 && spec.Lifecycle.TTL == a.s.defaultsFor(r.Maker).Lifecycle.TTL,
+	}
 	if in.Name == "" {
 		in.Name = spec.Name
 	}

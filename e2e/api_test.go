@@ -158,12 +158,15 @@ func TestHTTPRefusals(t *testing.T) {
 	tok := token(t, "--subject", "refusals", "--max-sandboxes", "1", "--max-ttl", "30m")
 	read := token(t, "--subject", "refusals", "--scope", "sandbox:read")
 	short := token(t, "--subject", "refusals", "--ttl", "1s")
-	mine := call(t, tok, "POST", "/v1/sandboxes", `{"ttl":"5m"}`)
+	mine := call(t, tok, "POST", "/v1/sandboxes", `{}`)
 	if mine.status != 201 {
-		t.Fatalf("create: %d %s", mine.status, mine.body)
+		t.Fatalf("create with the default ttl, which is over the token's: %d %s", mine.status, mine.body)
 	}
 	var s sandbox
 	mine.decode(t, &s)
+	if end, err := time.Parse(time.RFC3339, s.ExpiresAt); err != nil || time.Until(end) > 30*time.Minute {
+		t.Errorf("expires_at = %s, want within the token's 30 minutes", s.ExpiresAt)
+	}
 	defer call(t, tok, "DELETE", "/v1/sandboxes/"+s.ID, "")
 	other := token(t, "--subject", "other")
 	eventually(t, 40*time.Second, func() error {
@@ -191,7 +194,7 @@ func TestHTTPRefusals(t *testing.T) {
 		{"unknown field", tok, "POST", "/v1/sandboxes", `{"imgae":"x"}`, 400, "unknown_field"},
 		{"not JSON", tok, "POST", "/v1/sandboxes", `{`, 400, "invalid_spec"},
 		{"no such path", tok, "GET", "/v1/nothing", "", 404, "not_found"},
-		{"unknown image", other, "POST", "/v1/sandboxes", `{"image":"no/such:thing"}`, 404, "image_not_found"},
+		{"unknown image", other, "POST", "/v1/sandboxes", `{"image":"no/such:thing"}`, 422, "image_not_found"},
 		{"a private key as public key", tok, "POST", "/v1/sandboxes/" + s.ID + "/certificates", `{"public_key":"-----BEGIN OPENSSH PRIVATE KEY-----"}`, 400, "invalid_spec"},
 		{"certificate for too long", tok, "POST", "/v1/sandboxes/" + s.ID + "/certificates", `{"ttl":"2h","public_key":"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS"}`, 403, "policy_denied"},
 	} {

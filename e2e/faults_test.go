@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -216,7 +215,11 @@ func TestKillsInTheMiddle(t *testing.T) {
 		}, "destroyed"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := create(t, "--grace", "0s")
+			grace := "0s"
+			if tc.ends == "failed" {
+				grace = "5m" // else the session's end may be noticed first
+			}
+			s := create(t, "--grace", grace)
 			l := connectable(t, s).live(t)
 			tc.kill(t, s)
 			done := make(chan error, 1)
@@ -313,33 +316,28 @@ func nothingOfOurs(t *testing.T) {
 
 func TestRuntimeMissing(t *testing.T) {
 	h := need(t)
-	hidden := filepath.Join(t.TempDir(), "daemon.json")
-	if err := command("cp", "/etc/docker/daemon.json", hidden); err != nil {
+	const config = "/etc/docker/daemon.json"
+	old, err := os.ReadFile(config)
+	if err != nil {
 		t.Fatal(err)
 	}
-	reload := func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if err := h.procs["dockerd"].Process.Signal(syscall.SIGHUP); err != nil {
+	restart := func(text []byte) {
+		t.Helper()
+		if err := errors.Join(h.end("dockerd", syscall.SIGTERM), os.WriteFile(config, text, 0o644), h.startDockerd()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile("/etc/docker/daemon.json", []byte("{}"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	reload()
+	restart([]byte("{}"))
 	defer func() {
-		if err := command("cp", hidden, "/etc/docker/daemon.json"); err != nil {
-			t.Error(err)
-		}
-		reload()
+		restart(old)
 		if err := h.awaitReady(); err != nil {
 			t.Error(err)
 		}
 	}()
 	eventually(t, 20*time.Second, func() error {
-		r := run(t, nil, podspawn, "create")
+		r := run(t, nil, podspawn, "create", "no-runtime")
 		if r.code == 0 {
+			run(t, nil, podspawn, "destroy", "no-runtime")
 			return fmt.Errorf("a sandbox was made without gVisor: %v", r)
 		}
 		if r.code != 6 || !strings.Contains(r.stderr, "server-setup") {

@@ -25,6 +25,9 @@ func inLab() bool { return os.Getenv("PODSPAWN_LAB") != "" }
 var missing string
 
 func TestMain(m *testing.M) {
+	if op := os.Getenv("E2E_ASK"); op != "" {
+		os.Exit(askDaemon(op))
+	}
 	if !inLab() {
 		missing = "needs a lab: go test -exec \"$PWD/scripts/lab.sh --install\" ./e2e"
 		os.Exit(m.Run())
@@ -71,6 +74,7 @@ type machine struct {
 const (
 	podspawn = "/usr/local/bin/podspawn"
 	sshd     = "/usr/sbin/sshd"
+	helper   = "/usr/local/bin/e2e-helper" // this program, where every user can run it
 )
 
 func setUpHost() (*machine, error) {
@@ -82,6 +86,7 @@ func setUpHost() (*machine, error) {
 		name string
 		do   func() error
 	}{
+		{"helper", func() error { return command("install", "-m", "755", os.Args[0], helper) }},
 		{"host keys", func() error { return command("ssh-keygen", "-A") }},
 		{"a real user", h.addRealUser},
 		{"sshd", func() error {
@@ -101,14 +106,14 @@ func setUpHost() (*machine, error) {
 }
 
 func (h *machine) addRealUser() error {
-	h.realUser, h.realKey = "realuser", "/root/real_ed25519"
+	h.realUser, h.realKey = "realuser", "/run/real_ed25519"
 	if err := command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", h.realKey); err != nil {
 		return err
 	}
 	return command("sh", "-ec", `useradd -m -s /bin/bash realuser
 		install -d -m 700 -o realuser ~realuser/.ssh
-		install -m 600 -o realuser /root/real_ed25519.pub ~realuser/.ssh/authorized_keys
-		install -d -m 700 /root/.ssh; install -m 600 /root/real_ed25519.pub /root/.ssh/authorized_keys`)
+		install -m 600 -o realuser /run/real_ed25519.pub ~realuser/.ssh/authorized_keys
+		install -d -m 700 /root/.ssh; install -m 600 /run/real_ed25519.pub /root/.ssh/authorized_keys`)
 }
 
 // start runs a server in a session of its own, logged to a file.
@@ -147,7 +152,7 @@ func (h *machine) end(name string, sig syscall.Signal) error {
 }
 
 func (h *machine) startDockerd() error {
-	if err := h.start("dockerd", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"); err != nil {
+	if err := h.start("dockerd", "dockerd", "--log-level=warn", "--bridge=none", "--iptables=false", "--ip6tables=false"); err != nil {
 		return err
 	}
 	return poll(60*time.Second, func() error { return command("docker", "version") })
@@ -338,11 +343,34 @@ func noLeftovers(t *testing.T, s sandbox) {
 		return errors.Join(
 			absent("docker", "ps", "-aq", "--filter", "label=dev.podspawn.sandbox="+s.ID),
 			absent("sh", "-c", "getent passwd "+s.Login+"; grep -rl "+s.Login+" /var/lib/extrausers; true"),
-			absent("sh", "-c", "ls -d /run/netns/"+s.Login+" /etc/netns/"+s.Login+" 2>/dev/null; true"),
-			absent("sh", "-c", "grep -l "+s.ID+" /proc/[0-9]*/mountinfo /proc/[0-9]*/cmdline 2>/dev/null; true"),
-			absent("sh", "-c", "find /run /tmp /dev/shm -name '*"+strings.TrimPrefix(s.ID, "sbx_")+"*' 2>/dev/null; true"),
+			absent("sh", "-c", "ls -d /run/netns/"+s.Login+" /etc/netns/"+s.Login+" /run/podspawn/guests/"+s.ID+" 2>/dev/null; true"),
+			noProcess(s.ID, s.Login),
 		)
 	})
+}
+
+// noProcess returns an error when a process names one of the words in its
+// arguments, or pins a mount with one in its path.
+func noProcess(words ...string) error {
+	files, err := filepath.Glob("/proc/[0-9]*/[cm]*")
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if name := filepath.Base(f); name != "cmdline" && name != "mountinfo" {
+			continue
+		}
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // it ended
+		}
+		for _, w := range words {
+			if bytes.Contains(b, []byte(w)) && !bytes.HasPrefix(b, []byte("ssh: ")) {
+				return fmt.Errorf("left behind: %s names %s: %s", f, w, clip(string(bytes.ReplaceAll(b, []byte{0}, []byte(" ")))))
+			}
+		}
+	}
+	return nil
 }
 
 // absent returns an error when a program prints anything.

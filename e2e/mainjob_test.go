@@ -59,10 +59,10 @@ func TestSessionIsLikeAnyOther(t *testing.T) {
 		{"newline in the command", "echo one\necho two", "", 0, "one\ntwo\n", ""},
 		{"leading dash", "-n", "", 127, "", ""},
 		{"environment is clean", "env | grep -E '^(SSH_|DOCKER|PODSPAWN|LD_|PAM_)' | grep -v ^SSH_TTY || true", "", 0, "", ""},
-		{"the shell is the user's", "echo $0; echo $SHELL", "", 0, "/bin/bash\n/bin/bash\n", ""},
+		{"the shell is the user's", "echo $0; echo $SHELL", "", 0, "bash\n/bin/bash\n", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := c.ssh(t, strings.NewReader(tc.stdin), tc.command)
+			r := c.ssh(t, strings.NewReader(tc.stdin), "--", tc.command)
 			if r.code != tc.code || tc.code != 127 && (r.stdout != tc.stdout || r.stderr != tc.stderr) {
 				t.Errorf("ssh host %q: %v\nwant exit %d, stdout %q, stderr %q", tc.command, r, tc.code, tc.stdout, tc.stderr)
 			}
@@ -110,8 +110,6 @@ func TestSessionIsLikeAnyOther(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	s := create(t)
 	c := connectable(t, s)
-	h := need(t)
-	_ = h
 	// A terminal in a terminal: tmux plays the person's.
 	name := "e2e-" + s.Login
 	tmux := func(args ...string) result { return run(t, nil, "tmux", append([]string{"-L", name}, args...)...) }
@@ -131,7 +129,7 @@ func TestTerminal(t *testing.T) {
 		})
 	}
 	keys := func(k ...string) { t.Helper(); tmux(append([]string{"send-keys", "-t", "s"}, k...)...) }
-	see("expires") // the line with the deadline
+	see("this sandbox ends at") // the line with the deadline
 	keys("stty size; tty; echo term=$TERM", "Enter")
 	see("31 91")
 	see("/dev/pts/")
@@ -139,17 +137,23 @@ func TestTerminal(t *testing.T) {
 	tmux("resize-window", "-t", "s", "-x", "70", "-y", "20")
 	keys("clear; stty size", "Enter")
 	see("20 70")
+	runs := func(what string) {
+		t.Helper()
+		eventually(t, 10*time.Second, func() error {
+			if r := c.ssh(t, nil, "pgrep -fx '"+what+"'"); r.code != 0 {
+				return fmt.Errorf("%s does not run yet", what)
+			}
+			return nil
+		})
+	}
 	keys("clear; sleep 1000", "Enter")
-	eventually(t, 10*time.Second, func() error {
-		if r := c.ssh(t, nil, "pgrep -f 'sleep 1000'"); r.code != 0 {
-			return fmt.Errorf("sleep does not run yet")
-		}
-		return nil
-	})
+	runs("sleep 1000")
 	keys("C-c")
 	keys("echo after-$?", "Enter")
 	see("after-130")
-	keys("sleep 1001", "Enter", "C-z")
+	keys("sleep 1001", "Enter")
+	runs("sleep 1001")
+	keys("C-z")
 	see("Stopped")
 	keys("exit 7", "Enter", "exit 7", "Enter")
 	see("left-with 7")

@@ -319,7 +319,7 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 			return nil, Gone(*s)
 		}
 		s.State = StateReady
-		s.Container, s.PortalInode, s.SocketDev, s.SocketIno = box.ID, portal, dev, ino
+		s.Container, s.Portal, s.SocketDev, s.SocketIno = box.ID, portal, dev, ino
 		s.ReadyAt, s.LastActivity = now, now
 		return []Event{m.event(EventSandboxStarted, now, *s, system)}, nil
 	})

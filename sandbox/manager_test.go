@@ -278,7 +278,7 @@ func (r *rig) events(t *testing.T) []sandbox.EventKind {
 func TestLifeFromCreateToDestroy(t *testing.T) {
 	r := newRig(t)
 	row := r.create(t, nil)
-	if row.State != sandbox.StateReady || row.PortalInode != 4242 || row.SocketDev != 7 || row.SocketIno != 9 || row.Container == "" {
+	if row.State != sandbox.StateReady || row.Portal != 4242 || row.SocketDev != 7 || row.SocketIno != 9 || row.Container == "" {
 		t.Errorf("created row = %+v, want ready with portal, socket and container", row)
 	}
 	if row.User != "dev" {

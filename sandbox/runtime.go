@@ -64,9 +64,9 @@ type StartParams struct {
 // connections are put into) and processes under its uid. Methods are safe for
 // concurrent use.
 type Host interface {
-	// Open makes portal and login. It is idempotent and returns the inode number of
-	// the portal's network namespace.
-	Open(ctx context.Context, login string, uid int) (inode uint64, err error)
+	// Open makes portal and login. It is idempotent and returns what identifies
+	// the portal's network namespace, for ever: no later namespace has the same number.
+	Open(ctx context.Context, login string, uid int) (portal uint64, err error)
 
 	// Close removes both, in an order in which nothing of them can be used halfway:
 	// every process of the uid is killed and gone, what they left in the host's

@@ -78,9 +78,9 @@ type Sandbox struct {
 	ImageID string
 	// Container is the runtime's id of the container; "" before it was created.
 	Container string
-	// PortalInode is the inode number of the portal's network namespace: what the
-	// PAM step's peer must be in. 0 before the portal exists.
-	PortalInode uint64
+	// Portal identifies the portal's network namespace: what the PAM step's peer must
+	// be in. 0 before the portal exists.
+	Portal uint64
 	// SocketDev and SocketIno identify the guest's socket as it was before any
 	// other code ran in the sandbox; a different one is never connected to.
 	SocketDev, SocketIno uint64

@@ -179,8 +179,8 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 		Store: b.store, Runtime: b.runtime, Manager: b.manager, Guests: guests, Sessions: b.ssh,
 		AuthUID: authUID, APIUID: apiUID, UserCA: ca, ForceCommand: hookBinary + " session", HostName: hostname,
 		Host: host, SFTPCommand: setup.sftp,
-		Tokens:      newTokens(signer, c.baseURL()),
-		SetupIntact: setup.check, HostRule: portal.CheckHostRule,
+		Tokens: newTokens(signer, c.baseURL()),
+		NetNS:  portal.CookieOf, SetupIntact: setup.check, HostRule: portal.CheckHostRule,
 		Limits: daemon.Limits{PerTenant: c.Limits.PerTenant, Total: c.Limits.Total, TTLMax: c.Limits.TTLMax, CertTTLMax: c.Limits.CertTTLMax},
 		Log:    log,
 	})

@@ -136,6 +136,9 @@ func (s *Server) create(ctx context.Context, c call, by sandbox.Caller) (answer,
 	if err != nil {
 		return answer{}, err
 	}
+	if limit := s.ttlLimit(by); in.DefaultTTL && limit > 0 {
+		in.Spec.Lifecycle.TTL = min(in.Spec.Lifecycle.TTL, limit)
+	}
 	if err := s.allow(by, in); err != nil {
 		s.deny(ctx, sandbox.EventPolicyDenied, by, err)
 		return answer{}, err
@@ -172,11 +175,17 @@ func (s *Server) allow(by sandbox.Caller, in localapi.CreateRequest) error {
 	return s.allowTTL(by, in.Spec.Lifecycle.TTL)
 }
 
-func (s *Server) allowTTL(by sandbox.Caller, ttl time.Duration) error {
+// ttlLimit is the longest life of a sandbox of the caller's; 0 is no limit.
+func (s *Server) ttlLimit(by sandbox.Caller) time.Duration {
 	limit := s.Limits.TTLMax
 	if by.Caps.MaxTTL > 0 && (limit == 0 || by.Caps.MaxTTL < limit) {
 		limit = by.Caps.MaxTTL
 	}
+	return limit
+}
+
+func (s *Server) allowTTL(by sandbox.Caller, ttl time.Duration) error {
+	limit := s.ttlLimit(by)
 	if ttl <= 0 || limit > 0 && ttl > limit {
 		return sandbox.Errorf(sandbox.KindPolicy, "ask for at most "+limit.String(), "a ttl of %s is not allowed", ttl)
 	}

@@ -36,6 +36,8 @@ type Config struct {
 
 	Tokens Tokens
 
+	// NetNS identifies a process's network namespace, as sandbox.Host does a portal.
+	NetNS func(pid int) (uint64, error)
 	// SetupIntact returns nil while sshd, PAM and NSS are as server-setup left
 	// them. It is asked on every login.
 	SetupIntact func() error

@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
@@ -171,7 +170,7 @@ func (s *Server) pamOpen(ctx context.Context, c call) (answer, error) {
 		return answer{}, err
 	}
 	s.refused.add(monitor, pub, now)
-	s.endLater(monitor, row)
+	s.Sessions.EndRefused(row, monitor, endRefused)
 	return answer{}, nil
 }
 
@@ -225,11 +224,11 @@ func (s *Server) monitorOf(pid int, row sandbox.Sandbox) (sandbox.Process, error
 		if err != nil {
 			return sandbox.Process{}, err
 		}
-		ns, err := netnsOf(p)
+		ns, err := s.NetNS(p)
 		if err != nil {
 			return sandbox.Process{}, err
 		}
-		if uid != 0 || row.PortalInode == 0 || ns != row.PortalInode {
+		if uid != 0 || row.Portal == 0 || ns != row.Portal {
 			return sandbox.Process{}, denied(sandbox.KindUnavailable, "run podspawn doctor on the host",
 				"the connection is not in the sandbox's network namespace")
 		}
@@ -238,17 +237,6 @@ func (s *Server) monitorOf(pid int, row sandbox.Sandbox) (sandbox.Process, error
 		return sandbox.Process{}, errGone
 	}
 	return monitor, nil
-}
-
-// endLater ends a refused connection once its session had time to say why.
-func (s *Server) endLater(monitor sandbox.Process, row sandbox.Sandbox) {
-	time.AfterFunc(endRefused, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := errors.Join(endMonitor(ctx, monitor), s.Sessions.sweep(ctx, row, "")); err != nil {
-			s.Log.Error("refused connection not ended", "sandbox", row.ID, "err", err)
-		}
-	})
 }
 
 func (s *Server) pamClose(ctx context.Context, c call) (answer, error) {

@@ -61,18 +61,6 @@ func uidOf(pid int) (int, error) {
 	return int(st.Uid), nil
 }
 
-// netnsOf returns the inode number of a process's network namespace.
-func netnsOf(pid int) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/net", &st); err != nil {
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-			return 0, errGone
-		}
-		return 0, err
-	}
-	return st.Ino, nil
-}
-
 // maxAncestors bounds the walk to the root of the process tree.
 const maxAncestors = 64
 

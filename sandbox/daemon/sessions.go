@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"strconv"
 	"sync"
@@ -28,8 +29,10 @@ type Sessions struct {
 
 	mu       sync.Mutex // guards what follows
 	watching map[string]context.CancelFunc
-	exited   map[string]bool    // connections whose PAM session was closed
-	channels map[sandbox.ID]int // open channels
+	exited   map[string]bool          // connections whose PAM session was closed
+	channels map[sandbox.ID]int       // open channels
+	refused  map[sandbox.Process]bool // monitors of connections that are hearing why they are refused
+	closing  chan struct{}
 	wg       sync.WaitGroup
 }
 
@@ -40,11 +43,12 @@ func NewSessions(store sandbox.Store, kick func(), log *slog.Logger) *Sessions {
 	return &Sessions{
 		store: store, kick: kick, log: log,
 		watching: map[string]context.CancelFunc{}, exited: map[string]bool{}, channels: map[sandbox.ID]int{},
+		refused: map[sandbox.Process]bool{}, closing: make(chan struct{}),
 	}
 }
 
-// Resume watches the connections that an earlier daemon left open, and closes
-// those that ended meanwhile.
+// Resume watches the connections that an earlier daemon left open, closes those
+// that ended meanwhile, and ends those that it had not let in.
 func (s *Sessions) Resume(ctx context.Context) error {
 	conns, err := s.store.OpenConnections(ctx, "")
 	if err != nil {
@@ -57,7 +61,39 @@ func (s *Sessions) Resume(ctx context.Context) error {
 		}
 		s.Watch(row, c)
 	}
-	return nil
+	rows, err := s.store.List(ctx, sandbox.Filter{Living: true, Limit: 100_000})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, row := range rows {
+		errs = append(errs, s.sweep(ctx, row, ""))
+	}
+	return errors.Join(errs...)
+}
+
+// EndRefused ends a connection that no claim was made for, after it had time to
+// say why.
+func (s *Sessions) EndRefused(row sandbox.Sandbox, monitor sandbox.Process, after time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused[monitor] = true
+	s.wg.Go(func() {
+		t := time.NewTimer(after)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-s.closing: // now, or nobody will
+		}
+		s.mu.Lock()
+		delete(s.refused, monitor)
+		s.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := errors.Join(endMonitor(ctx, monitor), s.sweep(ctx, row, "")); err != nil {
+			s.log.Error("refused connection not ended", "sandbox", row.ID, "err", err)
+		}
+	})
 }
 
 // Watch closes the connection in the state when its monitor ends.
@@ -122,13 +158,15 @@ func (s *Sessions) Exited(id string) {
 }
 
 // sweep kills the sandbox's processes on the host that belong to no open
-// connection other than without.
+// connection other than without, nor to one that is hearing why it is refused.
 func (s *Sessions) sweep(ctx context.Context, row sandbox.Sandbox, without string) error {
 	conns, err := s.store.OpenConnections(ctx, row.ID)
 	if err != nil {
 		return err
 	}
-	keep := map[sandbox.Process]bool{}
+	s.mu.Lock()
+	keep := maps.Clone(s.refused)
+	s.mu.Unlock()
 	for _, c := range conns {
 		if c.ID != without {
 			keep[c.Monitor] = true
@@ -227,12 +265,13 @@ func (s *Sessions) openChannel(id sandbox.ID) (done func(), err error) {
 	}, nil
 }
 
-// Close stops watching; the connections go on.
+// Close stops watching; the connections go on. Call it once.
 func (s *Sessions) Close() {
 	s.mu.Lock()
 	for _, cancel := range s.watching {
 		cancel()
 	}
+	close(s.closing)
 	s.mu.Unlock()
 	s.wg.Wait()
 }

@@ -143,6 +143,7 @@ type CreateRequest struct {
 	Name           string            `json:"name,omitempty"`
 	Labels         map[string]string `json:"labels,omitempty"`
 	Spec           sandbox.Spec      `json:"spec"`
+	DefaultTTL     bool              `json:"default_ttl,omitempty"` // nobody asked for Spec's ttl: lower it to what is allowed
 	IdempotencyKey string            `json:"idempotency_key,omitempty"`
 	RequestDigest  string            `json:"request_digest,omitempty"` // of what the caller's caller sent, for IdempotencyKey
 }

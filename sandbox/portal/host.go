@@ -80,14 +80,14 @@ func (h *Host) Open(ctx context.Context, login string, uid int) (uint64, error) 
 		return 0, err
 	}
 	defer h.lock(login)()
-	inode, err := h.openNetNS(ctx, login)
+	cookie, err := h.openNetNS(ctx, login)
 	if err != nil {
 		return 0, err
 	}
 	if err := h.logins.add(login, uid); err != nil {
 		return 0, fmt.Errorf("add login %s: %w", login, err)
 	}
-	return inode, nil
+	return cookie, nil
 }
 
 // Close removes processes, leftovers, portal and login, in this order. A uid of

@@ -17,13 +17,13 @@ import (
 
 // openNetNS makes the named namespace with its loopback interface up, and the
 // folder without which pam_usernet aborts the login. It is idempotent and
-// returns the namespace's inode number.
+// returns the namespace's cookie.
 func (h *Host) openNetNS(ctx context.Context, login string) (uint64, error) {
 	if err := os.MkdirAll(filepath.Join(h.c.EtcNetNS, login), 0o755); err != nil {
 		return 0, err
 	}
 	path := filepath.Join(h.c.NetNS, login)
-	inode, err := netnsInode(path)
+	cookie, err := Cookie(path)
 	switch {
 	case err == nil:
 	case errors.Is(err, errNotMounted):
@@ -36,7 +36,7 @@ func (h *Host) openNetNS(ctx context.Context, login string) (uint64, error) {
 		if err := ip(ctx, "netns", "add", login); err != nil {
 			return 0, err
 		}
-		if inode, err = netnsInode(path); err != nil {
+		if cookie, err = Cookie(path); err != nil {
 			return 0, err
 		}
 	default:
@@ -45,7 +45,7 @@ func (h *Host) openNetNS(ctx context.Context, login string) (uint64, error) {
 	if err := ip(ctx, "-n", login, "link", "set", "lo", "up"); err != nil {
 		return 0, err
 	}
-	return inode, nil
+	return cookie, nil
 }
 
 // closeNetNS unmounts and removes the namespace's name. The namespace itself goes
@@ -72,21 +72,6 @@ func (h *Host) closeNetNS(_ context.Context, login string) error {
 
 // errNotMounted is a name in the namespaces' folder with no namespace behind it.
 var errNotMounted = errors.New("no network namespace is mounted there")
-
-func netnsInode(path string) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	var fsys unix.Statfs_t
-	if err := unix.Statfs(path, &fsys); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: path, Err: err}
-	}
-	if fsys.Type != unix.NSFS_MAGIC {
-		return 0, errNotMounted
-	}
-	return st.Ino, nil
-}
 
 // ip runs iproute2. Its arguments are constants and names that check accepted.
 func ip(ctx context.Context, args ...string) error {

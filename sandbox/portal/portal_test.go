@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 
 	"github.com/podspawn/podspawn/sandbox"
 )
@@ -79,19 +78,15 @@ func TestOpenMakesPortalAndLoginAndCloseLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	login := sandbox.NewID().Login()
-	inode, err := h.Open(ctx, login, testUID)
+	cookie, err := h.Open(ctx, login, testUID)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
 	again, err := h.Open(ctx, login, testUID)
-	if err != nil || again != inode {
-		t.Fatalf("second Open = %d, %v, want %d, nil", again, err, inode)
+	if err != nil || again != cookie {
+		t.Fatalf("second Open = %d, %v, want %d, nil", again, err, cookie)
 	}
-	var self unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &self); err != nil {
-		t.Fatal(err)
-	}
-	if self.Ino == inode {
+	if self, err := CookieOf(os.Getpid()); err != nil || self == cookie {
 		t.Fatal("the portal is the host's own namespace")
 	}
 	out, err := exec.Command("ip", "-n", login, "-o", "addr").CombinedOutput()
@@ -320,5 +315,27 @@ func TestKillAllWaitsForProcessesThatForkAlong(t *testing.T) {
 	}
 	if pids, err := processesOf(testUID); err != nil || len(pids) != 0 {
 		t.Errorf("left: %v, %v", pids, err)
+	}
+}
+
+// A namespace that is deleted and made again has the same inode number more often
+// than not; it must not pass for the old one.
+func TestPortalMadeAgainIsAnother(t *testing.T) {
+	needRoot(t)
+	h, ctx := newHost(t), context.Background()
+	login := sandbox.NewID().Login()
+	seen := map[uint64]bool{}
+	for range 5 {
+		cookie, err := h.Open(ctx, login, testUID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[cookie] {
+			t.Fatalf("cookie %d came again: %v", cookie, seen)
+		}
+		seen[cookie] = true
+		if err := h.Close(ctx, login, testUID); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // columns of a sandbox, in the order of encodeSandbox and scanSandbox.
 const columns = `id, tenant, subject, name, labels, spec, digest, uid, state, final, reason, user, image_id, container,
-	portal_inode, socket_dev, socket_ino, created_at, ready_at, expires_at, last_activity, grace_until, draining_at, ended_at`
+	portal, socket_dev, socket_ino, created_at, ready_at, expires_at, last_activity, grace_until, draining_at, ended_at`
 
 // maxList bounds List; defaultList is its limit when the filter has none.
 const defaultList, maxList = 100, 100_000
@@ -34,7 +34,7 @@ func encodeSandbox(s sandbox.Sandbox) ([]any, error) {
 	}
 	return []any{
 		string(s.ID), s.Tenant, s.Subject, s.Name, labels, spec, string(s.Digest), s.UID, string(s.State), s.State.Final(),
-		string(s.Reason), s.User, s.ImageID, s.Container, int64(s.PortalInode), int64(s.SocketDev), int64(s.SocketIno),
+		string(s.Reason), s.User, s.ImageID, s.Container, int64(s.Portal), int64(s.SocketDev), int64(s.SocketIno),
 		nanos(s.CreatedAt), nanos(s.ReadyAt), nanos(s.ExpiresAt), nanos(s.LastActivity), nanos(s.GraceUntil),
 		nanos(s.DrainingAt), nanos(s.EndedAt),
 	}, nil
@@ -44,7 +44,7 @@ func scanSandbox(row scanner) (s sandbox.Sandbox, err error) {
 	var final bool
 	err = row.Scan(
 		&s.ID, &s.Tenant, &s.Subject, &s.Name, document{&s.Labels}, document{&s.Spec}, &s.Digest, &s.UID, &s.State, &final,
-		&s.Reason, &s.User, &s.ImageID, &s.Container, unsigned{&s.PortalInode}, unsigned{&s.SocketDev}, unsigned{&s.SocketIno},
+		&s.Reason, &s.User, &s.ImageID, &s.Container, unsigned{&s.Portal}, unsigned{&s.SocketDev}, unsigned{&s.SocketIno},
 		moment{&s.CreatedAt}, moment{&s.ReadyAt}, moment{&s.ExpiresAt}, moment{&s.LastActivity}, moment{&s.GraceUntil},
 		moment{&s.DrainingAt}, moment{&s.EndedAt},
 	)

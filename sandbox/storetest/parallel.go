@@ -124,10 +124,10 @@ func parallelTests() map[string]func(*testing.T, *suite) {
 		},
 		"updates lose nothing": func(t *testing.T, s *suite) {
 			r := s.insert(row("t", ""))
-			s.set(r.ID, func(r *sandbox.Sandbox) { r.PortalInode = 0 })
+			s.set(r.ID, func(r *sandbox.Sandbox) { r.Portal = 0 })
 			_, errs := together(func(int) error {
 				_, err := s.store.Update(s.ctx(), r.ID, func(r *sandbox.Sandbox) ([]sandbox.Event, error) {
-					r.PortalInode++
+					r.Portal++
 					return nil, nil
 				})
 				return err
@@ -135,7 +135,7 @@ func parallelTests() map[string]func(*testing.T, *suite) {
 			s.equal("errors", len(errs), 0)
 			got, err := s.store.Get(s.ctx(), r.ID)
 			s.must(err)
-			s.equal("counter", got.PortalInode, uint64(parallel))
+			s.equal("counter", got.Portal, uint64(parallel))
 		},
 		"one of many requests with one key is the first": func(t *testing.T, s *suite) {
 			var mu sync.Mutex

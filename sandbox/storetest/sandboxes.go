@@ -168,7 +168,7 @@ func updateTests() map[string]func(*testing.T, *suite) {
 				at := func(n int) time.Time { return start.Add(time.Duration(n) * time.Hour) }
 				r.Subject, r.Name, r.Labels = "s2", "n2", nil
 				r.State, r.Reason = sandbox.StateDestroyed, sandbox.ReasonRequested
-				r.User, r.ImageID, r.Container, r.PortalInode, r.SocketDev, r.SocketIno = "u2", "i2", "c2", 1, 2, 3
+				r.User, r.ImageID, r.Container, r.Portal, r.SocketDev, r.SocketIno = "u2", "i2", "c2", 1, 2, 3
 				r.ReadyAt, r.ExpiresAt, r.LastActivity, r.GraceUntil, r.DrainingAt, r.EndedAt = at(1), at(2), at(3), at(4), at(5), at(6)
 			}
 			got := s.set(want.ID, edit)

@@ -77,7 +77,7 @@ func row(tenant, name string) sandbox.Sandbox {
 	return sandbox.Sandbox{
 		ID: sandbox.NewID(), Tenant: tenant, Subject: tenant + "-subject", Name: name,
 		Labels: map[string]string{"team": "a", "x.y/z": "1"}, Spec: spec, Digest: spec.Digest(), State: sandbox.StateAccepted,
-		User: "dev", ImageID: "sha256:1", PortalInode: 1<<64 - 1, SocketDev: 7, SocketIno: 1 << 63,
+		User: "dev", ImageID: "sha256:1", Portal: 1<<64 - 1, SocketDev: 7, SocketIno: 1 << 63,
 		CreatedAt: start, ExpiresAt: start.Add(time.Hour), LastActivity: start.Add(time.Nanosecond),
 	}
 }

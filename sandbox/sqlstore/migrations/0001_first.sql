@@ -17,7 +17,7 @@ CREATE TABLE sandboxes (
 	user          TEXT    NOT NULL,
 	image_id      TEXT    NOT NULL,
 	container     TEXT    NOT NULL,
-	portal_inode  INTEGER NOT NULL,
+	portal        INTEGER NOT NULL,
 	socket_dev    INTEGER NOT NULL,
 	socket_ino    INTEGER NOT NULL,
 	created_at    INTEGER NOT NULL,
