@@ -22,6 +22,9 @@ const (
 
 const certSuffix = "-cert-v01@openssh.com"
 
+// algoDSA is only known here to be refused in words.
+const algoDSA = "ssh-dss"
+
 // checkKey reports whether we sign this key, and with this key.
 func checkKey(key ssh.PublicKey) error {
 	switch key.Type() {
@@ -41,7 +44,7 @@ func checkKey(key ssh.PublicKey) error {
 			return fmt.Errorf("%w: RSA of %d bits; %d to %d are accepted, ed25519 is better", ErrPublicKey, n, minRSABits, maxRSABits)
 		}
 		return nil
-	case ssh.InsecureKeyAlgoDSA:
+	case algoDSA:
 		return fmt.Errorf("%w: DSA is broken; use ed25519", ErrPublicKey)
 	}
 	if strings.Contains(key.Type(), "-cert-") {
@@ -77,7 +80,7 @@ func ParsePublicKey(line string) (ssh.PublicKey, error) {
 	switch {
 	case strings.HasSuffix(name, certSuffix):
 		return nil, fmt.Errorf("%w: this is a certificate; send the public key that it was made from", ErrPublicKey)
-	case name == ssh.InsecureKeyAlgoDSA:
+	case name == algoDSA:
 		return nil, fmt.Errorf("%w: DSA is broken; use ed25519", ErrPublicKey)
 	case !slices.Contains(signable, name):
 		return nil, fmt.Errorf("%w: the line must begin with a supported key type, such as ssh-ed25519, and have no options", ErrPublicKey)

@@ -147,9 +147,11 @@ func (s fakeSockets) Reopen(_ sandbox.ID, dev, ino uint64) error {
 	}
 	return s.at(context.Background(), "reopen", func() {})
 }
+
 func (s fakeSockets) Dial(context.Context, sandbox.ID) (*os.File, error) {
 	return nil, errors.ErrUnsupported
 }
+
 func (s fakeSockets) Remove(id sandbox.ID) error {
 	return s.at(context.Background(), "remove", func() { delete(s.sockets, id) })
 }

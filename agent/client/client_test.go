@@ -197,7 +197,7 @@ func TestForeignAnswers(t *testing.T) {
 		kind sandbox.Kind
 	}{
 		{"HTML", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, sandbox.KindUnavailable},
-		{"error page", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad gateway", 502) }, sandbox.KindUnavailable},
+		{"error page", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad gateway", http.StatusBadGateway) }, sandbox.KindUnavailable},
 		{"broken JSON", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, "{")

@@ -26,9 +26,11 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 || os.Getenv("PORTAL_TEST_INSIDE") != "" {
 		os.Exit(m.Run())
 	}
-	args := append([]string{"-m", "-n", "--propagation", "private", "/bin/sh", "-ec",
+	args := append([]string{
+		"-m", "-n", "--propagation", "private", "/bin/sh", "-ec",
 		`mkdir -p /run/netns /etc/netns; mount -t tmpfs none /run; mount -t tmpfs none /etc/netns; mkdir /run/netns; ip link set lo up; exec "$0" "$@"`,
-		os.Args[0]}, os.Args[1:]...)
+		os.Args[0],
+	}, os.Args[1:]...)
 	cmd := exec.Command("unshare", args...)
 	cmd.Env = append(os.Environ(), "PORTAL_TEST_INSIDE=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -250,8 +252,13 @@ func TestHostRuleStopsSandboxUIDs(t *testing.T) {
 		uid  int
 		want bool
 	}{
-		{sandbox.MinUID, false}, {testUID, false}, {sandbox.MaxUID, false}, {80000, false},
-		{sandbox.MinUID - 1, true}, {sandbox.MaxUID + 1, true}, {1000, true},
+		{sandbox.MinUID, false},
+		{testUID, false},
+		{sandbox.MaxUID, false},
+		{80000, false},
+		{sandbox.MinUID - 1, true},
+		{sandbox.MaxUID + 1, true},
+		{1000, true},
 	} {
 		if got := reach(c.uid); got != c.want {
 			t.Errorf("uid %d reaches the host's loopback: %v, want %v", c.uid, got, c.want)

@@ -132,8 +132,11 @@ func newBox(t *testing.T, deadline time.Time) *box {
 			mount(guest.SocketDir, "bind", b.dir, "bind", "rw"),
 		},
 		"linux": map[string]any{"namespaces": []any{
-			map[string]any{"type": "pid"}, map[string]any{"type": "network"}, map[string]any{"type": "ipc"},
-			map[string]any{"type": "uts"}, map[string]any{"type": "mount"},
+			map[string]any{"type": "pid"},
+			map[string]any{"type": "network"},
+			map[string]any{"type": "ipc"},
+			map[string]any{"type": "uts"},
+			map[string]any{"type": "mount"},
 		}},
 	})
 	must(t, err)

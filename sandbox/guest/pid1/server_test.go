@@ -138,7 +138,8 @@ func TestServerRunsCommands(t *testing.T) {
 		"not found": {guest.Exec{Argv: []string{"/no/such"}}, "", "", "", guest.Exit{Code: 127, Error: "/no/such does not exist in the sandbox"}},
 		"terminal": {
 			guest.Exec{Script: "stty size; test -t 0 && test -t 2 && echo yes", PTY: &guest.Terminal{Term: "vt100", Window: guest.Window{Rows: 7, Cols: 77}}},
-			"", "7 77\r\nyes\r\n", "", guest.Exit{},
+			"", "7 77\r\nyes\r\n", "",
+			guest.Exit{},
 		},
 		"terminal held open": {guest.Exec{Script: "trap '' HUP; sleep 3 & echo end", PTY: &guest.Terminal{}}, "", "end\r\n", "", guest.Exit{}},
 	} {
