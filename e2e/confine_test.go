@@ -125,7 +125,7 @@ func TestForwardingIsRefused(t *testing.T) {
 		}
 	}()
 	target := l.Addr().String()
-	sock := filepath.Join(t.TempDir(), "s")
+	sock := filepath.Join(shortDir(t), "s")
 	t.Run("-W", func(t *testing.T) {
 		if r := run(t, strings.NewReader("x"), "ssh", append(c.args("-W", target), c.login)...); r.code == 0 {
 			t.Errorf("ssh -W: %v", r)

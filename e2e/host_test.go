@@ -313,10 +313,26 @@ type client struct {
 	login string
 }
 
+// shortDir is a folder of the test's whose path leaves room for a socket's name,
+// which may have 107 bytes in all.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "e2e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // connectable issues a certificate with podspawn cert.
 func connectable(t *testing.T, s sandbox, args ...string) client {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "ssh")
+	dir := filepath.Join(shortDir(t), "ssh")
 	r := run(t, nil, podspawn, append([]string{"cert", s.ID, "--out", dir}, args...)...)
 	if r.code != 0 {
 		t.Fatalf("podspawn cert: %v", r)
