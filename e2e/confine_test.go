@@ -132,11 +132,11 @@ func TestForwardingIsRefused(t *testing.T) {
 		}
 	})
 	t.Run("-L", func(t *testing.T) {
-		run(t, nil, "sh", "-c", `ssh "$@" & p=$!; sleep 2; nc -w2 127.0.0.1 28080 </dev/null; kill $p`, "sh",
+		run(t, nil, "sh", "-c", `ssh "$@" & p=$!; sleep 2; nc -w2 127.0.0.1 28080 </dev/null; kill -KILL $p; wait $p 2>/dev/null`, "sh",
 			"-F", filepath.Join(c.dir, "ssh_config"), "-o", "ControlMaster=no", "-o", "ControlPath=none", "-N", "-L", "28080:"+target, c.login)
 	})
 	t.Run("-L to a unix socket", func(t *testing.T) {
-		r := run(t, nil, "sh", "-c", `ssh "$@" & p=$!; sleep 2; printf 'GET /version HTTP/1.0\r\n\r\n' | nc -w2 -U `+sock+`; kill $p`, "sh",
+		r := run(t, nil, "sh", "-c", `ssh "$@" & p=$!; sleep 2; printf 'GET /version HTTP/1.0\r\n\r\n' | nc -w2 -U `+sock+`; kill -KILL $p; wait $p 2>/dev/null`, "sh",
 			"-F", filepath.Join(c.dir, "ssh_config"), "-o", "ControlMaster=no", "-o", "ControlPath=none", "-N", "-L", sock+":/run/docker.sock", c.login)
 		if strings.Contains(r.stdout, "Version") {
 			t.Errorf("Docker answered: %v", r)
