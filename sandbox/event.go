@@ -22,6 +22,7 @@ const (
 	EventSessionClosed    EventKind = "session.closed"
 	EventCommandStarted   EventKind = "command.started"
 	EventCommandFinished  EventKind = "command.finished"
+	EventFileWritten      EventKind = "file.written"
 	EventQuotaDenied      EventKind = "quota.denied"
 	EventPolicyDenied     EventKind = "policy.denied"
 	EventSetupChanged     EventKind = "setup.changed"

@@ -32,6 +32,7 @@ const (
 // are safe for concurrent use.
 type Daemon struct {
 	path string
+	work string // the working directory of commands and file operations
 	ca   ssh.Signer
 
 	mu        sync.Mutex // guards all below
@@ -72,7 +73,7 @@ func Start(t testing.TB) *Daemon {
 	}
 	scopes := []sandbox.Scope{sandbox.ScopeRead, sandbox.ScopeRun}
 	d := &Daemon{
-		path: filepath.Join(dir, "daemon.sock"), ca: ca,
+		path: filepath.Join(dir, "daemon.sock"), work: t.TempDir(), ca: ca,
 		callers: map[string]sandbox.Caller{
 			Alice.Reveal():  {Tenant: "alice", Subject: "alice", Scopes: scopes},
 			Bob.Reveal():    {Tenant: "bob", Subject: "bob", Scopes: scopes},
@@ -100,6 +101,9 @@ func Start(t testing.TB) *Daemon {
 	})
 	return d
 }
+
+// Work is the folder that stands for every sandbox's workspace.
+func (d *Daemon) Work() string { return d.work }
 
 // Client returns a client of the Daemon.
 func (d *Daemon) Client() *localapi.Client {

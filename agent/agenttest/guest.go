@@ -1,6 +1,7 @@
 package agenttest
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sandbox/guest"
+	"github.com/podspawn/podspawn/sandbox/guest/files"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
@@ -40,13 +42,14 @@ func (d *Daemon) exec(who sandbox.Caller, body json.RawMessage) (any, *os.File, 
 		_ = host.Close()
 		return nil, nil, nil, err
 	}
-	d.wg.Go(func() { serveGuest(conn) })
+	work := d.work
+	d.wg.Go(func() { serveGuest(conn, work) })
 	out := localapi.ExecResponse{Sandbox: *s, Exec: sandbox.NewToken("exe_")}
 	return out, host, func() {}, nil
 }
 
 // serveGuest runs one process of this machine as the guest would.
-func serveGuest(conn net.Conn) {
+func serveGuest(conn net.Conn, work string) {
 	defer conn.Close()
 	r, w := guest.NewReader(conn), guest.NewWriter(conn)
 	raw, err := r.Request()
@@ -57,12 +60,16 @@ func serveGuest(conn net.Conn) {
 	if err != nil {
 		return
 	}
+	if e.File != nil {
+		serveFile(conn, r, w, *e.File, work)
+		return
+	}
 	argv := e.Argv
 	if e.Script != "" {
 		argv = []string{"/bin/sh", "-c", e.Script}
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir = e.Dir
+	cmd.Dir = cmp.Or(e.Dir, work)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	for k, v := range e.Env {
 		cmd.Env = append(cmd.Env, k+"="+v)
@@ -94,6 +101,23 @@ func serveGuest(conn net.Conn) {
 	input.Wait()
 }
 
+// serveFile carries out an operation on files as the guest's process does.
+func serveFile(conn net.Conn, r *guest.Reader, w *guest.Writer, op guest.FileOp, work string) {
+	in, stdin := io.Pipe()
+	var input sync.WaitGroup
+	input.Go(func() { feed(r, w, stdin, 0) })
+	code := 0
+	if files.Run(work, op, in, frames{w, guest.FrameStdout}) != nil {
+		code = 1
+	}
+	_ = in.Close()
+	exit(w, guest.Exit{Code: code})
+	if uc, ok := conn.(*net.UnixConn); ok {
+		_ = uc.CloseRead()
+	}
+	input.Wait()
+}
+
 func exit(w *guest.Writer, e guest.Exit) {
 	b, err := json.Marshal(e)
 	if err != nil {
@@ -109,7 +133,9 @@ func feed(r *guest.Reader, w *guest.Writer, stdin io.WriteCloser, pid int) {
 		t, b, err := r.Next()
 		switch {
 		case err != nil:
-			_ = unix.Kill(-pid, unix.SIGKILL)
+			if pid > 0 {
+				_ = unix.Kill(-pid, unix.SIGKILL)
+			}
 			return
 		case t == guest.FrameStdin:
 			n := len(b)
@@ -117,6 +143,8 @@ func feed(r *guest.Reader, w *guest.Writer, stdin io.WriteCloser, pid int) {
 			_ = w.Frame(guest.FrameCredit, binary.BigEndian.AppendUint32(nil, uint32(n)))
 		case t == guest.FrameEOF:
 			_ = stdin.Close()
+		case t == guest.FrameSignal && pid > 0:
+			_ = unix.Kill(-pid, unix.SignalNum("SIG"+string(b)))
 		}
 	}
 }

@@ -25,6 +25,7 @@ type API interface {
 	Certificate(ctx context.Context, ref string, r CertificateRequest) (SSH, error)
 	// Exec runs a command to its end. Cancelling ctx kills its process group.
 	Exec(ctx context.Context, ref string, r ExecRequest) (ExecResult, error)
+	Files
 	CA(ctx context.Context) (CA, error)
 	// CreateToken needs sandbox.ScopeAdmin.
 	CreateToken(ctx context.Context, r TokenRequest) (Token, error)

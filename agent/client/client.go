@@ -209,28 +209,23 @@ func (c *Client) do(ctx context.Context, method, target string, h http.Header, i
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+target, body)
-	if err != nil {
-		return fmt.Errorf("make request: %w", err)
+	if h == nil {
+		h = http.Header{}
 	}
-	if h != nil {
-		req.Header = h
-	}
-	req.Header.Set("Accept", "application/json")
+	h.Set("Accept", "application/json")
 	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
+		h.Set("Content-Type", "application/json")
 	}
-	if c.agent != "" {
-		req.Header.Set("User-Agent", c.agent)
-	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
-	}
-	resp, err := c.http.Do(req)
+	resp, err := c.send(ctx, method, target, h, body)
 	if err != nil {
-		return c.unreachable(ctx, err)
+		return err
 	}
 	defer resp.Body.Close()
+	return c.read(ctx, resp, out)
+}
+
+// read reads a JSON answer into out, or the error that it is.
+func (c *Client) read(ctx context.Context, resp *http.Response, out any) error {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return c.unreachable(ctx, err)

@@ -86,6 +86,10 @@ func New(cfg Config) (http.Handler, error) {
 		{http.MethodDelete, "/v1/sandboxes/:id", sandbox.ScopeRun, a.destroy},
 		{http.MethodPost, "/v1/sandboxes/:id/certificates", sandbox.ScopeRun, a.certificate},
 		{http.MethodPost, "/v1/sandboxes/:id/exec", sandbox.ScopeRun, a.exec},
+		{http.MethodGet, "/v1/sandboxes/:id/files", sandbox.ScopeRun, a.readFile},
+		{http.MethodPut, "/v1/sandboxes/:id/files", sandbox.ScopeRun, a.writeFile},
+		{http.MethodDelete, "/v1/sandboxes/:id/files", sandbox.ScopeRun, a.deleteFile},
+		{http.MethodGet, "/v1/sandboxes/:id/files/list", sandbox.ScopeRun, a.listFiles},
 		{http.MethodPost, "/v1/tokens", sandbox.ScopeAdmin, a.token},
 		{http.MethodGet, "/v1/ca", "", a.ca},
 	} {

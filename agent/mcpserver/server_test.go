@@ -312,7 +312,7 @@ func TestToolsListIsWhatTheContractAsksFor(t *testing.T) {
 		if a.ReadOnlyHint == nil || a.DestructiveHint == nil || a.IdempotentHint == nil || a.OpenWorldHint == nil {
 			t.Fatalf("%s: annotations %+v, want all", tool.Name, a)
 		}
-		if *a.ReadOnlyHint != slices.Contains([]string{"sandbox_get", "sandbox_list"}, tool.Name) {
+		if *a.ReadOnlyHint != slices.Contains([]string{"sandbox_get", "sandbox_list", "file_read", "file_list"}, tool.Name) {
 			t.Errorf("%s: readOnly = %v", tool.Name, *a.ReadOnlyHint)
 		}
 		if *a.DestructiveHint != (tool.Name == "sandbox_destroy") {
@@ -322,7 +322,7 @@ func TestToolsListIsWhatTheContractAsksFor(t *testing.T) {
 			t.Errorf("%s: schemas %s", tool.Name, b)
 		}
 	}
-	want := []string{"sandbox_create", "sandbox_destroy", "sandbox_exec", "sandbox_get", "sandbox_list", "ssh_certificate_issue"}
+	want := []string{"file_edit", "file_list", "file_read", "file_write", "sandbox_create", "sandbox_destroy", "sandbox_exec", "sandbox_get", "sandbox_list", "ssh_certificate_issue"}
 	slices.Sort(names)
 	if !slices.Equal(names, want) {
 		t.Errorf("tools = %v, want %v", names, want)

@@ -19,7 +19,9 @@ const (
 // tools returns all tools, in the order in which they are listed.
 func tools(bridge bool) []tool {
 	return []tool{
-		createTool(bridge), getTool(), listTool(), execTool(), destroyTool(), certificateTool(bridge),
+		createTool(bridge), getTool(), listTool(), execTool(),
+		fileReadTool(), fileWriteTool(), fileEditTool(), fileListTool(),
+		destroyTool(), certificateTool(bridge),
 	}
 }
 

@@ -63,8 +63,9 @@ func (f *fakeService) WhoAmI(_ context.Context, auth localapi.Auth) (sandbox.Cal
 func (f *fakeService) Ready(context.Context) ([]string, error) { return nil, nil }
 
 type fakeAPI struct {
-	f    *fakeService
-	auth localapi.Auth
+	api.API // what no test of this package reaches
+	f       *fakeService
+	auth    localapi.Auth
 }
 
 func (a *fakeAPI) enter(call string) (func(), error) {

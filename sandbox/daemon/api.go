@@ -323,10 +323,7 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 	if row, err = s.Manager.AwaitReady(ctx, row, min(in.Wait, time.Minute)); err != nil {
 		return answer{}, err
 	}
-	rights := []guest.Right{guest.RightExec}
-	if in.PTY {
-		rights = append(rights, guest.RightPTY)
-	}
+	rights := execRights(in)
 	id := sandbox.NewToken("exe_")
 	end := s.Manager.Begin(row.ID)
 	f, err := s.Guests.Open(ctx, row, id, rights...)
@@ -340,6 +337,15 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 		Sandbox: row.ID, SpecDigest: row.Digest, Token: by.Token, Session: id,
 		Detail: map[string]string{"command": clip(in.Command, 1024)},
 	}
+	if in.Files != nil {
+		ev.Event, ev.Detail = sandbox.EventFileWritten, map[string]string{"path": clip(in.Files.Path, 1024)}
+		if !in.Files.Write {
+			return answer{
+				body: localapi.ExecResponse{Sandbox: row, Exec: id}, file: f, undo: end,
+				held: func(ctx context.Context) { <-ctx.Done(); end() },
+			}, nil
+		}
+	}
 	if err := s.Store.Append(ctx, ev); err != nil { // no record, no command
 		end()
 		_ = f.Close() // the store's error is the one to report
@@ -350,6 +356,9 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 		held: func(ctx context.Context) {
 			<-ctx.Done()
 			end()
+			if in.Files != nil {
+				return
+			}
 			done := ev
 			done.Time, done.Event = time.Now(), sandbox.EventCommandFinished
 			done.Detail = map[string]string{"took": done.Time.Sub(began).Round(time.Millisecond).String()}
@@ -360,6 +369,20 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 			}
 		},
 	}, nil
+}
+
+// execRights are what a connection of the API may be used for, and no more.
+func execRights(in localapi.ExecRequest) []guest.Right {
+	switch {
+	case in.Files != nil && in.Files.Write:
+		return []guest.Right{guest.RightFileWrite}
+	case in.Files != nil:
+		return []guest.Right{guest.RightFileRead}
+	case in.PTY:
+		return []guest.Right{guest.RightExec, guest.RightPTY}
+	default:
+		return []guest.Right{guest.RightExec}
+	}
 }
 
 func (s *Server) issue(ctx context.Context, c call, by sandbox.Caller) (answer, error) {

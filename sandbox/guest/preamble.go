@@ -184,7 +184,7 @@ func ParseExec(b []byte) (Exec, error) {
 		return Exec{}, fmt.Errorf("request: %w", err)
 	}
 	n := 0
-	for _, set := range []bool{e.LoginShell, e.Command != "", e.Script != "", len(e.Argv) > 0, e.SFTP} {
+	for _, set := range []bool{e.LoginShell, e.Command != "", e.Script != "", len(e.Argv) > 0, e.SFTP, e.File != nil} {
 		if set {
 			n++
 		}

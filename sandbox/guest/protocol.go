@@ -27,6 +27,9 @@ const (
 	RightExec Right = "exec" // start processes
 	RightPTY  Right = "pty"  // with a terminal
 	RightSFTP Right = "sftp" // the file transfer subsystem
+
+	RightFileRead  Right = "file-read"  // FileOps that change nothing
+	RightFileWrite Right = "file-write" // all FileOps
 )
 
 // Preamble is what the daemon says about a connection before anyone else may
@@ -82,13 +85,14 @@ const (
 )
 
 // Exec asks the guest to start a process. Exactly one of LoginShell, Command,
-// Script, Argv and SFTP is set.
+// Script, Argv, SFTP and File is set.
 type Exec struct {
 	LoginShell bool     `json:"login_shell,omitempty"` // the user's shell, argv[0] with a dash
 	Command    string   `json:"command,omitempty"`     // one argument to the user's shell's -c
 	Script     string   `json:"script,omitempty"`      // one argument to /bin/sh -c
 	Argv       []string `json:"argv,omitempty"`        // run directly, found in PATH
 	SFTP       bool     `json:"sftp,omitempty"`        // the SFTP server
+	File       *FileOp  `json:"file,omitempty"`        // one operation on files, see FileOp
 
 	User string            `json:"user,omitempty"` // instead of the preamble's; name or uid
 	Dir  string            `json:"dir,omitempty"`  // instead of the preamble's

@@ -200,6 +200,14 @@ type ExecRequest struct {
 	PTY     bool          `json:"pty"`
 	Command string        `json:"command"` // for the audit log, bounded by the daemon
 	Wait    time.Duration `json:"wait"`    // for a sandbox that is still starting
+	// Files makes the connection good for one operation on files instead of a command.
+	Files *FilesRequest `json:"files,omitempty"`
+}
+
+// FilesRequest says what an operation on files is about.
+type FilesRequest struct {
+	Write bool   `json:"write,omitempty"` // it changes something: recorded, with Path
+	Path  string `json:"path"`            // for the audit log, bounded by the daemon
 }
 
 // ExecResponse comes with the descriptor. The connection to the daemon stays

@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -92,7 +93,9 @@ func allowed(rights []guest.Right, e guest.Exec) error {
 	switch {
 	case e.SFTP && !has[guest.RightSFTP]:
 		return refusef(codeCannotRun, "file transfer is not allowed for this connection")
-	case !e.SFTP && !has[guest.RightExec]:
+	case e.File != nil && !has[guest.RightFileWrite] && (e.File.Op.Writes() || !has[guest.RightFileRead]):
+		return refusef(codeCannotRun, "this file operation is not allowed for this connection")
+	case !e.SFTP && e.File == nil && !has[guest.RightExec]:
 		return refusef(codeCannotRun, "commands are not allowed for this connection")
 	case e.PTY != nil && !has[guest.RightPTY]:
 		return refusef(codeCannotRun, "a terminal is not allowed for this connection")
@@ -117,6 +120,13 @@ func (c *command) resolveProgram(e guest.Exec, shell string) error {
 			}
 		}
 		return refusef(codeNotFound, "the image has no sftp-server: install openssh-sftp-server in it")
+	case e.File != nil:
+		op, err := json.Marshal(e.File)
+		if err != nil {
+			return fmt.Errorf("encode file operation: %w", err)
+		}
+		// A process of the user's own, so that the kernel decides what it may touch.
+		c.path, c.argv = guest.BinaryPath, []string{"podspawn-guest", "file", string(op)}
 	default:
 		c.argv = e.Argv
 		var err error

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/podspawn/podspawn/sandbox/guest"
+	"github.com/podspawn/podspawn/sandbox/guest/files"
 )
 
 // DeadlineEnv names the variable with the unix seconds at which the guest ends
@@ -35,6 +36,7 @@ const (
 //
 //	podspawn-guest init                      PID 1
 //	podspawn-guest sudo [OPTIONS] COMMAND…   also as sudo
+//	podspawn-guest file OPERATION            one guest.FileOp, as the user that it runs as
 func Main(args, environ []string, stdio Stdio) int {
 	if len(args) > 0 && filepath.Base(args[0]) == "sudo" {
 		return sudoMain(args[1:], environ, stdio)
@@ -46,6 +48,8 @@ func Main(args, environ []string, stdio Stdio) int {
 			return codeFailed
 		}
 		return codeOK
+	case len(args) == 3 && args[1] == "file":
+		return files.Main(args[2], stdio.In, stdio.Out)
 	case len(args) >= 2 && args[1] == "sudo":
 		return sudoMain(args[2:], environ, stdio)
 	}
