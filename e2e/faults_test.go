@@ -178,7 +178,7 @@ func TestKillsInTheMiddle(t *testing.T) {
 			for _, pid := range hostProcesses(t, s) {
 				_ = syscall.Kill(pid, syscall.SIGKILL) // may go with its parent
 			}
-		}, "destroyed"},
+		}, "expired"},
 		{"sshd monitor", func(t *testing.T, s sandbox) {
 			for _, pid := range hostProcesses(t, s) {
 				parent := strings.TrimSpace(run(t, nil, "ps", "-o", "ppid=", "-p", strconv.Itoa(pid)).stdout)
@@ -191,7 +191,7 @@ func TestKillsInTheMiddle(t *testing.T) {
 				}
 			}
 			t.Fatal("no monitor found")
-		}, "destroyed"},
+		}, "expired"},
 		{"container", func(t *testing.T, s sandbox) {
 			r := run(t, nil, "docker", "ps", "-q", "--filter", "label=dev.podspawn.sandbox="+s.ID)
 			if err := command("docker", "kill", strings.TrimSpace(r.stdout)); err != nil {
@@ -219,7 +219,11 @@ func TestKillsInTheMiddle(t *testing.T) {
 			if tc.ends == "failed" {
 				grace = "5m" // else the session's end may be noticed first
 			}
-			s := create(t, "--grace", grace)
+			idle := "15m"
+			if tc.ends == "expired" {
+				idle = "3s" // a lost connection starts no grace, only the idle clock
+			}
+			s := create(t, "--grace", grace, "--idle", idle)
 			l := connectable(t, s).live(t)
 			tc.kill(t, s)
 			done := make(chan error, 1)

@@ -20,18 +20,22 @@ import (
 // session is one channel: it gets a guest connection from the daemon and carries
 // bytes between it and sshd until the remote command has ended. The connection
 // to the daemon stays open meanwhile, as the lease by which the daemon counts
-// the channel; that the daemon goes away does not end the session.
+// the channel and learns how it ended; that the daemon goes away does not end the
+// session, see lease.
 func (h *Hook) session(ctx context.Context) int {
 	tty := isTerminal(h.Stdin)
 	callCtx, cancel := h.withTimeout(ctx)
 	defer cancel()
 	var resp localapi.SessionResponse
-	lease, err := h.Daemon.Open(callCtx, localapi.OpSession, localapi.Auth{}, localapi.SessionRequest{PTY: tty}, &resp)
+	ask := localapi.SessionRequest{PTY: tty, Command: clip(h.Env.Command, maxTold)}
+	lease, err := h.Daemon.Open(callCtx, localapi.OpSession, localapi.Auth{}, ask, &resp)
 	if err != nil {
 		h.complain(refusalLine(err))
 		return exitTemp
 	}
-	defer func() { _ = lease.Close() }() // ends with the process anyway
+	held := h.hold(ctx, lease)
+	finished := false
+	defer func() { held.end(ctx, finished) }()
 	if lease.File == nil {
 		h.complain(refusalLine(errors.New("no descriptor came")))
 		return exitTemp
@@ -44,6 +48,9 @@ func (h *Hook) session(ctx context.Context) int {
 		return exitTemp
 	}
 	exit, err := h.carry(ctx, lease.File, req)
+	// When the client vanishes the command may end for want of input, and we hear
+	// of that first; then nobody is there any more.
+	finished = err == nil && !gone(h.Stdout)
 	switch {
 	case errors.Is(err, errClientGone):
 		return exitLost // nobody is there to read a line
@@ -53,6 +60,7 @@ func (h *Hook) session(ctx context.Context) int {
 	case exit.Error != "":
 		h.complain(oneLine("podspawn: error: " + exit.Error))
 	case exit.Signal != "":
+		held.end(ctx, finished) // the next line does not return
 		dieBy(exit.Signal)
 		return exitLost
 	}

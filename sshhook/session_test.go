@@ -154,6 +154,9 @@ func TestSessionGoesOnWithoutItsDaemon(t *testing.T) {
 	d.drop = true
 	answer := d.answer
 	d.answer = func(r localapi.Request) (any, *os.File, *localapi.Error) {
+		if r.Op != localapi.OpSession {
+			return nil, nil, &localapi.Error{Kind: sandbox.KindUnavailable, Msg: "starting"}
+		}
 		defer time.AfterFunc(50*time.Millisecond, func() { close(gone) }) // some time after the answer; any is right
 		return answer(r)
 	}

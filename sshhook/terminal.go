@@ -62,3 +62,10 @@ func hungUp(f, wake *os.File) bool {
 		}
 	}
 }
+
+// gone reports whether nobody can read what is written to f now.
+func gone(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}} // POLLERR and POLLHUP are always reported
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -136,6 +137,11 @@ type call struct {
 	conn *net.UnixConn
 	peer localapi.Peer
 	req  localapi.Request
+	// finished is set before the held context ends when the peer said so on its lease.
+	finished *atomic.Bool
+	// stopping reports whether the daemon ends, so that a held context ended for its
+	// sake and not because the peer left.
+	stopping func() bool
 }
 
 // answer is what a handler returns: a body, perhaps a descriptor to pass, and
@@ -164,7 +170,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	if err := conn.SetReadDeadline(time.Now().Add(requestTimeout)); err != nil {
 		return
 	}
-	c := call{conn: conn, peer: peer}
+	c := call{conn: conn, peer: peer, finished: new(atomic.Bool), stopping: func() bool { return ctx.Err() != nil }}
 	if err := localapi.ReadFrame(conn, &c.req); err != nil {
 		if !errors.Is(err, io.EOF) {
 			s.Log.WarnContext(ctx, "request unreadable", "uid", peer.UID, "pid", peer.PID, "err", err)
@@ -172,7 +178,8 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		}
 		return
 	}
-	// From here on the peer sends nothing more; a read ends when it closes.
+	// From here on the peer sends one byte at most, its last; a read ends then or
+	// when it closes.
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return
 	}
@@ -182,7 +189,8 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	go func() {
 		defer close(gone)
 		var b [1]byte
-		_, _ = conn.Read(b[:]) // EOF, an error or a byte out of turn: all end the call
+		n, _ := conn.Read(b[:]) // EOF, an error or a byte: all end the call
+		c.finished.Store(n == 1 && b[0] == localapi.Finished)
 		cancel()
 	}()
 	defer func() { _ = conn.Close(); <-gone }() // Close ends the read above
@@ -247,6 +255,10 @@ func (s *Server) dispatch(ctx context.Context, c call) (answer, error) {
 	case localapi.OpSession:
 		if uid >= sandbox.MinUID && uid <= sandbox.MaxUID {
 			return s.session(ctx, c)
+		}
+	case localapi.OpChannel:
+		if uid >= sandbox.MinUID && uid <= sandbox.MaxUID {
+			return s.channel(ctx, c)
 		}
 	default:
 		if uid == s.APIUID {

@@ -19,7 +19,7 @@ import (
 //	            for certificates that sshd will refuse. Changes nothing.
 //	pamOpen     once per connection, after the proof, also for "ssh -N". Claims.
 //	session     once per channel.
-//	pamClose    once, when sshd closes the connection in order.
+//	pamClose    once, when sshd closes the connection, for whatever reason.
 
 // endRefused is how soon a connection that was let in only to hear why it is
 // refused is ended.
@@ -248,12 +248,10 @@ func (s *Server) pamClose(ctx context.Context, c call) (answer, error) {
 	if err != nil {
 		return answer{}, denied(sandbox.KindNotFound, "check the login name", "no such sandbox login")
 	}
-	conn, _, err := s.connectionOf(ctx, c.peer.PID, id)
-	if err != nil {
-		return answer{}, err
-	}
-	s.Sessions.Exited(conn.ID)
-	return answer{}, nil
+	// Nothing follows from it: sshd closes the PAM session in the same way when the
+	// client has left in order, vanished, or timed out. See Sessions.
+	_, _, err = s.connectionOf(ctx, c.peer.PID, id)
+	return answer{}, err
 }
 
 // connectionOf finds the claimed connection that a process runs below.

@@ -22,6 +22,13 @@ const killAfter = 500 * time.Millisecond
 // sshd monitor, the process that PAM's session step ran under: that is liveness
 // by the kernel's word, also over a restart of the daemon, and not a count that
 // can leak. It implements sandbox.Sessions and is safe for concurrent use.
+//
+// A connection ends by exit or by loss. sshd behaves the same in both cases, down
+// to its exit status and PAM's close_session, so the channels tell: a connection
+// that has ended was left by exit when no channel was open any more and the last
+// one's command had ended by itself, as its hook said. Everything else is a loss:
+// a client that vanished or was cut off, a killed hook or sshd, a connection that
+// never had a channel (ssh -N), and whatever we can't know.
 type Sessions struct {
 	store sandbox.Store
 	kick  func() // after a connection closed
@@ -29,8 +36,9 @@ type Sessions struct {
 
 	mu       sync.Mutex // guards what follows
 	watching map[string]context.CancelFunc
-	exited   map[string]bool          // connections whose PAM session was closed
 	channels map[sandbox.ID]int       // open channels
+	conns    map[string]*channels     // of the connections that had one, by their id
+	notes    map[string]string        // why we ended a connection, by its id
 	refused  map[sandbox.Process]bool // monitors of connections that are hearing why they are refused
 	closing  chan struct{}
 	wg       sync.WaitGroup
@@ -42,7 +50,8 @@ var _ sandbox.Sessions = (*Sessions)(nil)
 func NewSessions(store sandbox.Store, kick func(), log *slog.Logger) *Sessions {
 	return &Sessions{
 		store: store, kick: kick, log: log,
-		watching: map[string]context.CancelFunc{}, exited: map[string]bool{}, channels: map[sandbox.ID]int{},
+		watching: map[string]context.CancelFunc{}, channels: map[sandbox.ID]int{},
+		conns: map[string]*channels{}, notes: map[string]string{},
 		refused: map[sandbox.Process]bool{}, closing: make(chan struct{}),
 	}
 }
@@ -111,8 +120,6 @@ func (s *Sessions) Watch(row sandbox.Sandbox, c sandbox.Connection) {
 		err := waitProcess(ctx, c.Monitor)
 		s.mu.Lock()
 		delete(s.watching, c.ID)
-		exited := s.exited[c.ID]
-		delete(s.exited, c.ID)
 		s.mu.Unlock()
 		if ctx.Err() != nil {
 			return
@@ -121,40 +128,115 @@ func (s *Sessions) Watch(row sandbox.Sandbox, c sandbox.Connection) {
 			s.log.Error("connection not watched", "sandbox", row.ID, "connection", c.ID, "err", err)
 			return
 		}
-		s.closed(row, c, exited)
+		s.closed(row, c)
 	})
 }
 
+// Why a connection closed, in the state and the audit log.
+const (
+	noteExit    = "exit"
+	noteLost    = "lost"
+	noteRevoked = "revoked"
+)
+
 // closed records the end of a connection and kills what it left: sshd's user
 // process goes on serving the client when only the monitor was killed.
-func (s *Sessions) closed(row sandbox.Sandbox, c sandbox.Connection, exited bool) {
+func (s *Sessions) closed(row sandbox.Sandbox, c sandbox.Connection) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	note := "exit"
-	if !exited {
-		note = "lost"
-	}
 	if err := s.sweep(ctx, row, c.ID); err != nil {
 		s.log.Error("processes of an ended connection not killed", "sandbox", row.ID, "connection", c.ID, "err", err)
 	}
+	note := s.howItEnded(c.ID)
 	now := time.Now()
 	ev := sessionEvent(sandbox.EventSessionClosed, now, row, c)
 	ev.Reason = note
 	ev.Detail = map[string]string{"seconds": strconv.FormatInt(int64(now.Sub(c.OpenedAt).Seconds()), 10)}
-	// A lost connection starts the grace period too in this version.
-	if _, err := s.store.CloseConnection(ctx, c.ID, now, true, note, ev); err != nil {
+	if _, err := s.store.CloseConnection(ctx, c.ID, now, note == noteExit, note, ev); err != nil {
 		s.log.Error("end of a connection not recorded", "sandbox", row.ID, "connection", c.ID, "err", err)
 	}
 	s.kick()
 }
 
-// Exited notes that PAM closed the session of a monitor in order.
-func (s *Sessions) Exited(id string) {
+// channelsEnd is how long the leases of a connection's channels may take to be
+// seen closed once all its processes are dead.
+const channelsEnd = 2 * time.Second
+
+// howItEnded says why a connection whose processes are gone has closed, and
+// forgets what is known of it.
+func (s *Sessions) howItEnded(id string) string {
+	s.mu.Lock()
+	ch := s.conns[id]
+	s.mu.Unlock()
+	if ch != nil {
+		// A hook's last word may still be on its way.
+		t := time.NewTimer(channelsEnd)
+		select {
+		case <-ch.none():
+		case <-t.C:
+		}
+		t.Stop()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.watching[id] != nil {
-		s.exited[id] = true
+	note := s.notes[id]
+	delete(s.notes, id)
+	delete(s.conns, id)
+	switch {
+	case note != "":
+		return note
+	case ch != nil && ch.finished():
+		return noteExit
+	default:
+		return noteLost
 	}
+}
+
+// channels are those of one connection. Safe for concurrent use.
+type channels struct {
+	mu      sync.Mutex // guards what follows
+	open    int
+	last    bool          // the last to end did so by itself
+	waiting chan struct{} // closed when open becomes 0; nil while nobody waits
+}
+
+func (c *channels) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open++
+	c.last = false
+}
+
+func (c *channels) end(finished bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open--
+	c.last = finished
+	if c.open == 0 && c.waiting != nil {
+		close(c.waiting)
+		c.waiting = nil
+	}
+}
+
+// none returns a channel that is closed when no channel is open.
+func (c *channels) none() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = make(chan struct{})
+	}
+	w := c.waiting
+	if c.open == 0 {
+		close(c.waiting)
+		c.waiting = nil
+	}
+	return w
+}
+
+func (c *channels) finished() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open == 0 && c.last
 }
 
 // sweep kills the sandbox's processes on the host that belong to no open
@@ -227,6 +309,7 @@ func (s *Sessions) End(ctx context.Context, row sandbox.Sandbox, conns []sandbox
 		if cancel := s.watching[c.ID]; cancel != nil {
 			cancel() // Destroy records the end itself
 		}
+		delete(s.conns, c.ID)
 	}
 	s.mu.Unlock()
 	return errors.Join(errs...)
@@ -248,15 +331,23 @@ func endMonitor(ctx context.Context, p sandbox.Process) error {
 	return waitProcess(ctx, p)
 }
 
-// openChannel counts a channel of a sandbox, up to sandbox.MaxChannels.
-func (s *Sessions) openChannel(id sandbox.ID) (done func(), err error) {
+// openChannel counts a channel of a sandbox, up to sandbox.MaxChannels, until
+// done is called, once, with whether its command ended by itself.
+func (s *Sessions) openChannel(id sandbox.ID, conn string) (done func(finished bool), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.channels[id] >= sandbox.MaxChannels {
 		return nil, sandbox.Errorf(sandbox.KindQuota, "close some first", "sandbox %s has %d sessions already", id, sandbox.MaxChannels)
 	}
 	s.channels[id]++
-	return func() {
+	ch := s.conns[conn]
+	if ch == nil {
+		ch = &channels{}
+		s.conns[conn] = ch
+	}
+	ch.begin()
+	return func(finished bool) {
+		ch.end(finished)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.channels[id]--; s.channels[id] <= 0 {

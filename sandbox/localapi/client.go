@@ -43,6 +43,13 @@ type Lease struct {
 // Close ends the lease.
 func (l *Lease) Close() error { return l.conn.Close() }
 
+// Finish ends the lease and says that what it stood for ended by itself, and was
+// not cut off. An error means that the daemon may not know.
+func (l *Lease) Finish() error {
+	_, err := l.conn.Write([]byte{Finished})
+	return errors.Join(err, l.conn.Close())
+}
+
 // Wait returns when the daemon closed its end.
 func (l *Lease) Wait() {
 	var b [1]byte

@@ -4,7 +4,7 @@
 //
 // A frame is four bytes of length (big endian) and JSON, at most [MaxFrame]
 // bytes. A connection carries one request and its response; OpSession's stays
-// open afterwards as the session's lease. Descriptors travel only from the
+// open afterwards as the session's lease, on which one byte more may come, [Finished]. Descriptors travel only from the
 // daemon to its callers, with the response's first byte (SCM_RIGHTS).
 //
 // The daemon decides by the peer's credentials (SO_PEERCRED) which operations a

@@ -26,6 +26,7 @@ const (
 	OpPAMOpen    Op = "hook.pam-open"   // uid 0, below an sshd
 	OpPAMClose   Op = "hook.pam-close"  // uid 0, below an sshd
 	OpSession    Op = "hook.session"    // a sandbox's uid, below a claimed sshd; answers with a descriptor
+	OpChannel    Op = "hook.channel"    // the same, about a channel that is open already
 
 	// uid of podspawn-api; all but the first three with the caller's Auth.
 	OpAccept  Op = "api.accept" // wait for a caller on podspawn.sock; answers with the descriptor
@@ -100,6 +101,8 @@ type PAMCloseRequest struct {
 // SessionRequest asks for one channel of a claimed connection.
 type SessionRequest struct {
 	PTY bool `json:"pty"`
+	// Command is for the audit log, bounded by the daemon; "" is a shell.
+	Command string `json:"command,omitempty"`
 }
 
 // SessionResponse comes with a descriptor: a guest connection whose preamble
