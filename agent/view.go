@@ -24,6 +24,7 @@ func view(r localapi.SandboxResponse) api.Sandbox {
 		},
 		Egress:      s.Spec.Network.Egress,
 		Connections: r.Connections,
+		Note:        r.Note,
 	}
 	if !s.EndedAt.IsZero() {
 		at := s.EndedAt.UTC()

@@ -94,7 +94,7 @@ func (m *Manager) destroy(ctx context.Context, id ID, reason Reason, by Caller) 
 		do   func() error
 	}{
 		{"connections", func() error { return m.sessions.End(ctx, row, conns) }},
-		{"container", func() error { return m.runtime.Destroy(ctx, id) }},
+		{"container", func() error { return m.endContainer(ctx, row) }},
 		{"socket", func() error { return m.sockets.Remove(id) }},
 		{"login", func() error { return m.host.Close(ctx, id.Login(), row.UID) }},
 	}
@@ -127,6 +127,42 @@ func (m *Manager) destroy(ctx context.Context, id ID, reason Reason, by Caller) 
 	}
 	m.log.InfoContext(ctx, "sandbox destroyed", "sandbox", id, "reason", row.Reason, "took", time.Since(began))
 	return nil
+}
+
+// endContainer removes the container. A runtime that does not answer, or not soon,
+// must not keep the sandbox's code running: its guest is told to end it, and what
+// is then left is removed when the runtime answers.
+func (m *Manager) endContainer(ctx context.Context, row Sandbox) error {
+	done := make(chan error, 1)
+	go func() { done <- m.runtime.Destroy(ctx, row.ID) }()
+	slow := time.NewTimer(slowRuntime)
+	defer slow.Stop()
+	select {
+	case err := <-done:
+		if err == nil {
+			return nil
+		}
+		m.shutdownGuest(ctx, row)
+		return err
+	case <-slow.C:
+		m.shutdownGuest(ctx, row)
+		return <-done
+	}
+}
+
+// shutdownGuest is best effort: whatever it does not do, the runtime does later.
+func (m *Manager) shutdownGuest(ctx context.Context, row Sandbox) {
+	if row.SocketIno == 0 {
+		return // it never got as far as running anybody's code
+	}
+	ctx, cancel := context.WithTimeout(ctx, slowRuntime)
+	defer cancel()
+	// An earlier process may have begun this destruction: then the socket is not open yet.
+	err := m.sockets.Reopen(row.ID, row.SocketDev, row.SocketIno)
+	if err == nil {
+		err = m.guest.Shutdown(ctx, row)
+	}
+	m.log.WarnContext(ctx, "container engine does not remove a sandbox; its guest was told to end it", "sandbox", row.ID, "err", err)
 }
 
 // mark puts the row into StateDraining. The first reason stays.

@@ -16,6 +16,11 @@ type Guest interface {
 	// Greet checks that the guest of a sealed sandbox answers and tells it the
 	// sandbox's present deadline.
 	Greet(ctx context.Context, s Sandbox) error
+
+	// Shutdown has the guest of a sealed sandbox kill everything in it and exit. It
+	// returns once the guest has said that it will; that the container is gone is
+	// still for the Runtime to say. A guest that has gone is an error.
+	Shutdown(ctx context.Context, s Sandbox) error
 }
 
 // Sessions knows the SSH connections' processes.
@@ -40,6 +45,9 @@ type Config struct {
 const (
 	startTimeout   = 90 * time.Second
 	destroyTimeout = 60 * time.Second
+	// slowRuntime is how long the runtime has to remove a container before the guest
+	// is told to end it from inside.
+	slowRuntime = 2 * time.Second
 )
 
 // Manager carries out lifetimes: it starts sandboxes, ends them when a request,
@@ -54,7 +62,8 @@ type Manager struct {
 	sessions Sessions
 	log      *slog.Logger
 
-	kick chan struct{} // capacity 1: wakes the reaper early
+	kick  chan struct{} // capacity 1: wakes the reaper early
+	again chan struct{} // capacity 1: reconcile now
 
 	mu       sync.Mutex     // guards what follows
 	starts   map[ID]*start  // being started by this process
@@ -94,6 +103,7 @@ func NewManager(c Config) *Manager {
 		store: c.Store, runtime: c.Runtime, host: c.Host, sockets: c.Sockets,
 		guest: c.Guest, sessions: c.Sessions, log: log,
 		kick:     make(chan struct{}, 1),
+		again:    make(chan struct{}, 1),
 		starts:   map[ID]*start{},
 		ends:     map[ID]*end{},
 		activity: map[ID]int{},

@@ -25,21 +25,23 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // that the real ones can't be made to show at a chosen step; the end-to-end tests
 // use the real ones. The state is the real SQLite store.
 type world struct {
-	mu      sync.Mutex
-	boxes   map[sandbox.ID]bool // running?
-	logins  map[string]int
-	sockets map[sandbox.ID]bool
-	ended   []string // connections
-	log     []string // steps of destruction, in order
-	fail    map[string]error
-	block   map[string]chan struct{}
-	watch   chan sandbox.ID
+	unwatched chan error // ends a Watch with an error
+	mu        sync.Mutex
+	boxes     map[sandbox.ID]bool // running?
+	logins    map[string]int
+	sockets   map[sandbox.ID]bool
+	ended     []string // connections
+	log       []string // steps of destruction, in order
+	fail      map[string]error
+	block     map[string]chan struct{}
+	watch     chan sandbox.ID
 }
 
 func newWorld() *world {
 	return &world{
 		boxes: map[sandbox.ID]bool{}, logins: map[string]int{}, sockets: map[sandbox.ID]bool{},
-		fail: map[string]error{}, block: map[string]chan struct{}{}, watch: make(chan sandbox.ID),
+		unwatched: make(chan error),
+		fail:      map[string]error{}, block: map[string]chan struct{}{}, watch: make(chan sandbox.ID),
 	}
 }
 
@@ -111,6 +113,8 @@ func (r fakeRuntime) Watch(ctx context.Context, ended func(sandbox.ID)) error {
 			return ctx.Err()
 		case id := <-r.watch:
 			ended(id)
+		case err := <-r.unwatched:
+			return err
 		}
 	}
 }
@@ -142,7 +146,7 @@ func (s fakeSockets) Seal(ctx context.Context, _ sandbox.ID) (uint64, uint64, er
 }
 
 func (s fakeSockets) Reopen(_ sandbox.ID, dev, ino uint64) error {
-	if dev != 7 || ino != 9 {
+	if dev != 7 || ino != 9 { // what Seal returned
 		return errors.New("another socket")
 	}
 	return s.at(context.Background(), "reopen", func() {})
@@ -166,6 +170,10 @@ type fakeGuest struct{ *world }
 
 func (g fakeGuest) Greet(ctx context.Context, _ sandbox.Sandbox) error {
 	return g.at(ctx, "greet", func() {})
+}
+
+func (g fakeGuest) Shutdown(ctx context.Context, _ sandbox.Sandbox) error {
+	return g.at(ctx, "shutdown", func() {})
 }
 
 type fakeSessions struct{ *world }

@@ -31,16 +31,37 @@ func (m *Manager) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-m.again:
+			m.reconcileNow(ctx)
 		case <-reconcile.C:
-			if err := m.Reconcile(ctx); err != nil && ctx.Err() == nil {
-				m.log.WarnContext(ctx, "reconciliation incomplete", "err", err)
-			}
+			m.reconcileNow(ctx)
 		case <-reap.C:
 		case <-m.kick:
 		}
 		if err := m.reap(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			m.log.ErrorContext(ctx, "reaper can't read the state", "err", err)
 		}
+	}
+}
+
+func (m *Manager) reconcileNow(ctx context.Context) {
+	if err := m.Reconcile(ctx); err != nil && ctx.Err() == nil {
+		m.log.WarnContext(ctx, "reconciliation incomplete", "err", err)
+	}
+}
+
+// engineBack makes up for the time in which the runtime did not answer: what was
+// put off is tried now, not when its turn comes.
+func (m *Manager) engineBack() {
+	m.mu.Lock()
+	for id, b := range m.retry {
+		b.next = time.Time{}
+		m.retry[id] = b
+	}
+	m.mu.Unlock()
+	select {
+	case m.again <- struct{}{}:
+	default: // it will already
 	}
 }
 
@@ -57,10 +78,16 @@ func (m *Manager) watch(ctx context.Context) {
 			return
 		}
 		m.log.WarnContext(ctx, "container events lost; connecting again", "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
+		for err != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+			_, err = m.runtime.List(ctx)
 		}
+		m.log.InfoContext(ctx, "the container engine answers again")
+		m.engineBack()
 	}
 }
 

@@ -63,6 +63,8 @@ type Sandbox struct {
 	Connections int               `json:"connections"`
 	// LastRefusals says why logins failed, newest first; only for one sandbox.
 	LastRefusals []Refusal `json:"last_refusals,omitempty"`
+	// Note says, in the answer to a destruction that is not finished, what it waits for.
+	Note string `json:"note,omitempty"`
 	// SSH is set when a public key came with the request.
 	SSH *SSH `json:"ssh,omitempty"`
 }

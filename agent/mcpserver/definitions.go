@@ -120,6 +120,7 @@ func sandboxProps() object {
 		"limits":      prop("object", "cpus; memory and disk in bytes; pids."),
 		"lifecycle":   prop("object", "idle_timeout, on_exit, grace."),
 		"ssh":         sshProp(),
+		"note":        prop("string", "What an unfinished destruction waits for."),
 		"last_refusals": object{
 			"type": "array", "items": object{"type": "object"}, "description": "Why ssh logins were refused, newest first.",
 		},

@@ -45,7 +45,11 @@ func runDestroy(ctx context.Context, a *app, refs []string) error {
 		}
 		done.Sandboxes = append(done.Sandboxes, s)
 		if !s.State.Final() {
-			a.say("%s is %s: the service goes on removing it", s.ID, s.State)
+			why := s.Note
+			if why == "" {
+				why = "the service goes on removing it"
+			}
+			a.say("%s is %s: %s", s.ID, s.State, why)
 		}
 		if !a.json {
 			if _, err := fmt.Fprintln(a.stdout, s.ID); err != nil {

@@ -303,6 +303,12 @@ func (s *Server) destroy(ctx context.Context, c call, by sandbox.Caller) (answer
 	wctx, cancel := context.WithTimeout(ctx, min(max(in.Wait, 0), time.Minute))
 	defer cancel()
 	row, err = s.Manager.Destroy(wctx, row.ID, sandbox.ReasonRequested, by)
+	if err != nil && row.State == sandbox.StateDraining && sandbox.KindOf(err) == sandbox.KindUnavailable {
+		// It has begun and will be finished: that is an answer, not a failure.
+		s.Log.WarnContext(ctx, "destruction waits", "sandbox", row.ID, "err", err)
+		return answer{body: localapi.SandboxResponse{Sandbox: row, Note: sandbox.Public(err).Msg +
+			"; what runs in the sandbox was ended from inside, the rest is removed as soon as it does"}}, nil
+	}
 	if err != nil {
 		return answer{}, err
 	}

@@ -44,6 +44,15 @@ func (g *Guests) Open(ctx context.Context, row sandbox.Sandbox, session string, 
 	return f, nil
 }
 
+// Shutdown implements sandbox.Guest.
+func (g *Guests) Shutdown(ctx context.Context, row sandbox.Sandbox) error {
+	f, err := g.Open(ctx, row, "", guest.RightShutdown)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // Greet implements sandbox.Guest.
 func (g *Guests) Greet(ctx context.Context, row sandbox.Sandbox) error {
 	f, err := g.Open(ctx, row, "")

@@ -30,6 +30,11 @@ const (
 
 	RightFileRead  Right = "file-read"  // FileOps that change nothing
 	RightFileWrite Right = "file-write" // all FileOps
+
+	// RightShutdown is the daemon's alone, and stands alone: having answered, the
+	// guest kills everything in the sandbox and exits. No request follows, and the
+	// rest of the preamble counts for nothing, a deadline in the past included.
+	RightShutdown Right = "shutdown"
 )
 
 // Preamble is what the daemon says about a connection before anyone else may

@@ -162,6 +162,8 @@ type SandboxResponse struct {
 	// Connections are the open SSH connections.
 	Connections int       `json:"connections"`
 	Refusals    []Refusal `json:"refusals,omitempty"` // newest first; OpGet only
+	// Note is one line for people on why a destruction has to wait; OpDestroy only.
+	Note string `json:"note,omitempty"`
 }
 
 // Refusal is a refused login.

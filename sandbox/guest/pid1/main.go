@@ -81,7 +81,10 @@ func initMain(deadline string, stderr io.Writer) error {
 			return fmt.Errorf("%s: %w", DeadlineEnv, err)
 		}
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
 	s := &server{
+		end:     stop,
 		log:     slog.New(slog.NewTextHandler(newLogWriter(stderr), nil)),
 		users:   users{passwd: "/etc/passwd", group: "/etc/group"},
 		dir:     guest.SocketDir,
@@ -90,8 +93,6 @@ func initMain(deadline string, stderr io.Writer) error {
 		isHost:  hostPeer,
 		ourDisk: checkDisk,
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	go s.reaper.run(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- s.serve(ctx, l) }()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type server struct {
 	dir     string // the socket directory
 	reaper  *reaper
 	expires *deadline
+	end     func() // ends the sandbox when the host says so; it returns at once
 
 	// For tests, which run as an ordinary process on an ordinary kernel.
 	isHost   func(unix.Ucred) bool
@@ -168,7 +170,13 @@ func (s *server) serveHost(ctx context.Context, conn *net.UnixConn, _ unix.Ucred
 	if errors.Is(err, io.EOF) {
 		return nil // it connected and left: how a host sees whether we live
 	}
-	if _, werr := conn.Write(guest.AppendAnswer(nil, answer)); err != nil || werr != nil {
+	_, werr := conn.Write(guest.AppendAnswer(nil, answer))
+	if err == nil && slices.Contains(p.Rights, guest.RightShutdown) {
+		s.log.Info("the host ends the sandbox")
+		s.end() // whether the answer arrived or not
+		return werr
+	}
+	if err != nil || werr != nil {
 		return errors.Join(err, werr)
 	}
 	_ = conn.SetDeadline(time.Now().Add(requestTime))
@@ -195,6 +203,9 @@ func (s *server) serveHost(ctx context.Context, conn *net.UnixConn, _ unix.Ucred
 
 // accept decides on a preamble, and takes over what it says for the sandbox as a whole.
 func (s *server) accept(p guest.Preamble) (guest.Answer, error) {
+	if slices.Contains(p.Rights, guest.RightShutdown) {
+		return guest.AnswerOK, nil // whatever else is wrong
+	}
 	if err := s.ourDisk(s.dir); err != nil {
 		return guest.AnswerNotOurDisk, err
 	}
