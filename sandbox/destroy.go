@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 // errEnding cancels a start whose sandbox is being destroyed.
@@ -81,6 +83,7 @@ func (m *Manager) destroy(ctx context.Context, id ID, reason Reason, by Caller) 
 	if err != nil || row.State.Final() {
 		return err
 	}
+	fault.At("manager.destroy.marked")
 	m.stopStart(ctx, id)
 
 	began := time.Now()
@@ -102,6 +105,7 @@ func (m *Manager) destroy(ctx context.Context, id ID, reason Reason, by Caller) 
 		if err := s.do(); err != nil {
 			return fmt.Errorf("remove %s: %w", s.name, err)
 		}
+		fault.At("manager.destroy." + s.name)
 		removed = append(removed, s.name)
 	}
 	now := time.Now()
@@ -112,6 +116,7 @@ func (m *Manager) destroy(ctx context.Context, id ID, reason Reason, by Caller) 
 			return fmt.Errorf("close connection %s: %w", c.ID, err)
 		}
 	}
+	fault.At("manager.destroy.closed")
 	_, err = m.store.Update(ctx, id, func(s *Sandbox) ([]Event, error) {
 		if s.State.Final() {
 			return nil, nil
@@ -125,6 +130,7 @@ func (m *Manager) destroy(ctx context.Context, id ID, reason Reason, by Caller) 
 	if err != nil {
 		return fmt.Errorf("record the end: %w", err)
 	}
+	fault.At("manager.destroy.recorded")
 	m.log.InfoContext(ctx, "sandbox destroyed", "sandbox", id, "reason", row.Reason, "took", time.Since(began))
 	return nil
 }

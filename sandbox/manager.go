@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 // Guest speaks to the first process of a sandbox.
@@ -176,6 +178,7 @@ func (m *Manager) Create(ctx context.Context, p CreateParams) (Sandbox, error) {
 	if err != nil {
 		return Sandbox{}, err
 	}
+	fault.At("manager.create.accepted")
 	if err := m.begin(row); err != nil {
 		return Sandbox{}, err
 	}
@@ -288,10 +291,12 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 	if err != nil {
 		return err
 	}
+	fault.At("manager.start.marked")
 	dir, err := m.sockets.Prepare(row.ID)
 	if err != nil {
 		return fmt.Errorf("prepare the guest's socket directory: %w", err)
 	}
+	fault.At("manager.start.prepared")
 	var box Container
 	var portal, dev, ino uint64
 	g, gctx := errgroup.WithContext(ctx)
@@ -304,9 +309,11 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 		if err != nil {
 			return fmt.Errorf("start the container: %w", err)
 		}
+		fault.At("manager.start.container")
 		if dev, ino, err = m.sockets.Seal(gctx, row.ID); err != nil {
 			return fmt.Errorf("wait for the guest: %w", err)
 		}
+		fault.At("manager.start.sealed")
 		return nil
 	})
 	g.Go(func() error {
@@ -314,6 +321,7 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 		if portal, err = m.host.Open(gctx, row.ID.Login(), row.UID); err != nil {
 			return fmt.Errorf("make portal and login: %w", err)
 		}
+		fault.At("manager.start.host")
 		return nil
 	})
 	if err := g.Wait(); err != nil {
@@ -323,6 +331,7 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 	if err := m.guest.Greet(ctx, row); err != nil {
 		return causeOr(ctx, fmt.Errorf("greet the guest: %w", err))
 	}
+	fault.At("manager.start.greeted")
 	now := time.Now()
 	_, err = m.store.Update(ctx, row.ID, func(s *Sandbox) ([]Event, error) {
 		if s.State != StateStarting {
@@ -333,6 +342,7 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 		s.ReadyAt, s.LastActivity = now, now
 		return []Event{m.event(EventSandboxStarted, now, *s, system)}, nil
 	})
+	fault.At("manager.start.ready")
 	return causeOr(ctx, err)
 }
 

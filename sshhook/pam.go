@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
@@ -33,6 +34,7 @@ func (h *Hook) pamSession(ctx context.Context) int {
 	defer cancel()
 	switch h.Env.PAMType {
 	case "open_session":
+		fault.At("hook.pam-session.begun")
 		if err := h.pamOpen(ctx); err != nil {
 			_, _ = fmt.Fprintln(h.Stdout, refusalLine(err)) // the exit code is the answer
 			if h.EndConnection != nil {
@@ -55,5 +57,7 @@ func (h *Hook) pamOpen(ctx context.Context) error {
 		return &localError{"sshd did not say who logs in with which certificate", "podspawn doctor on the host checks sshd's settings"}
 	}
 	req := localapi.PAMOpenRequest{User: h.Env.PAMUser, AuthInfo: h.Env.AuthInfo, Source: h.Env.PAMHost}
-	return h.Daemon.Call(ctx, localapi.OpPAMOpen, localapi.Auth{}, req, nil)
+	err := h.Daemon.Call(ctx, localapi.OpPAMOpen, localapi.Auth{}, req, nil)
+	fault.At("hook.pam-session.claimed")
+	return err
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/guest"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
@@ -23,6 +24,7 @@ import (
 // the channel and learns how it ended; that the daemon goes away does not end the
 // session, see lease.
 func (h *Hook) session(ctx context.Context) int {
+	fault.At("hook.session.begun")
 	tty := isTerminal(h.Stdin)
 	callCtx, cancel := h.withTimeout(ctx)
 	defer cancel()
@@ -42,6 +44,7 @@ func (h *Hook) session(ctx context.Context) int {
 	}
 	defer func() { _ = lease.File.Close() }() // guest.Run has closed it already, unless it was not reached
 
+	fault.At("hook.session.leased")
 	req, err := h.request(tty, resp)
 	if err != nil {
 		h.complain(refusalLine(err))

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 	"github.com/podspawn/podspawn/sshhook"
 )
 
 func main() {
+	fault.Load()
 	refuses := len(os.Args) > 1 && os.Args[1] == "pam-session" // may have to start sshhook.EndParent's copy
 	if err := sshhook.Confine(refuses); err != nil {
 		fmt.Fprintln(os.Stderr, "podspawn: error: the hook can't limit itself; podspawn doctor on the host says why")

@@ -20,7 +20,7 @@ var allowed = []struct {
 	imports []string // exact packages; a trailing /... takes what is below too
 }{
 	{"cmd/podspawn", []string{"agent/...", "sshhook/...", "sandbox/...", "ephemeralkeys", "sandbox"}},
-	{"cmd/podspawn-hook", []string{"sshhook", "sandbox/localapi"}},
+	{"cmd/podspawn-hook", []string{"sshhook", "sandbox/localapi", "sandbox/fault"}},
 	{"cmd/podspawn-guest", []string{"sandbox/guest/pid1"}},
 	{"examples", []string{"agent/..."}},
 	{"bench", []string{"agent/..."}},
@@ -29,25 +29,27 @@ var allowed = []struct {
 	{"agent", []string{"agent/...", "sandbox", "sandbox/localapi", "sandbox/guest", "sandbox/podfile"}},
 	// It plays the guest, with the guest's own file operations.
 	{"agent/agenttest", []string{"sandbox", "sandbox/localapi", "sandbox/guest", "sandbox/guest/files"}},
-	{"sshhook", []string{"sandbox", "sandbox/localapi", "sandbox/guest"}},
+	{"sshhook", []string{"sandbox", "sandbox/fault", "sandbox/localapi", "sandbox/guest"}},
 	// Set-up makes the CAs and their files.
 	{"sshhook/install", []string{"sandbox", "ephemeralkeys", "sshhook"}},
-	{"sandbox", nil},
+	// Steps at which tests kill a process; empty functions in what is installed.
+	{"sandbox/fault", nil},
+	{"sandbox", []string{"sandbox/fault"}},
 	{"sandbox/localapi", []string{"sandbox"}},
 	{"sandbox/podfile", []string{"sandbox"}},
-	{"sandbox/docker", []string{"sandbox"}},
+	{"sandbox/docker", []string{"sandbox", "sandbox/fault"}},
 	{"sandbox/docker/dockertest", []string{"sandbox/docker"}},
 	// The base image is put into Docker by the one package that knows Docker.
 	{"sandbox/image", []string{"sandbox", "sandbox/docker"}},
 	{"sandbox/sqlstore", []string{"sandbox"}},
 	{"sandbox/audit", []string{"sandbox"}},
-	{"sandbox/portal", []string{"sandbox"}},
+	{"sandbox/portal", []string{"sandbox", "sandbox/fault"}},
 	// Its errors are the core's, since they reach people.
 	{"sandbox/guest", []string{"sandbox"}},
-	{"sandbox/guest/pid1", []string{"sandbox/guest", "sandbox/guest/files"}},
+	{"sandbox/guest/pid1", []string{"sandbox/guest", "sandbox/guest/files", "sandbox/fault"}},
 	{"sandbox/guest/files", []string{"sandbox/guest"}},
-	{"sandbox/guest/sockets", []string{"sandbox", "sandbox/guest"}},
-	{"sandbox/daemon", []string{"sandbox", "sandbox/localapi", "sandbox/guest", "ephemeralkeys"}},
+	{"sandbox/guest/sockets", []string{"sandbox", "sandbox/guest", "sandbox/fault"}},
+	{"sandbox/daemon", []string{"sandbox", "sandbox/fault", "sandbox/localapi", "sandbox/guest", "ephemeralkeys"}},
 	{"sandbox/runtimetest", []string{"sandbox"}},
 	{"sandbox/storetest", []string{"sandbox"}},
 	{"ephemeralkeys", nil},

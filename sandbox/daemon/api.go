@@ -10,6 +10,7 @@ import (
 
 	"github.com/podspawn/podspawn/ephemeralkeys"
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/guest"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
@@ -352,6 +353,7 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 			}, nil
 		}
 	}
+	fault.At("daemon.exec.connected")
 	if err := s.Store.Append(ctx, ev); err != nil { // no record, no command
 		end()
 		_ = f.Close() // the store's error is the one to report
@@ -426,6 +428,7 @@ func (s *Server) issue(ctx context.Context, c call, by sandbox.Caller) (answer, 
 	if err != nil {
 		return answer{}, err
 	}
+	fault.At("daemon.issue.stored")
 	signed, err := ssh.ParsePublicKey(cert.Blob)
 	if err != nil {
 		return answer{}, err

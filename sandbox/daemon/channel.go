@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/guest"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
@@ -60,6 +61,7 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 		done(false)
 		return answer{}, err
 	}
+	fault.At("daemon.session.connected")
 	began := time.Now()
 	opened := sessionEvent(sandbox.EventSessionOpened, began, row, conn)
 	opened.Subject, opened.Token = cert.Subject, cert.Token
@@ -70,6 +72,7 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 		_ = f.Close() // the store's error is the one to report
 		return answer{}, err
 	}
+	fault.At("daemon.session.recorded")
 	return answer{
 		body: body, file: f, undo: func() { done(false) },
 		held: func(ctx context.Context) {

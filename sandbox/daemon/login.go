@@ -10,6 +10,7 @@ import (
 
 	"github.com/podspawn/podspawn/ephemeralkeys"
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
@@ -97,6 +98,7 @@ func (s *Server) principals(ctx context.Context, c call) (answer, error) {
 	if err := s.ground(); err != nil {
 		return answer{}, err
 	}
+	fault.At("daemon.principals")
 	now := time.Now()
 	cert, err := ephemeralkeys.ParseCertificate(in.KeyType, in.Key)
 	if err != nil {
@@ -199,7 +201,9 @@ func (s *Server) claim(ctx context.Context, in localapi.PAMOpenRequest, monitor 
 	}
 	ev := sessionEvent(sandbox.EventCertAccepted, now, cred.row, conn)
 	ev.Token = cred.binding.Token
+	fault.At("daemon.claim.before")
 	row, err := s.Store.Claim(ctx, conn, ev)
+	fault.At("daemon.claim.stored")
 	if err != nil {
 		return cred, err
 	}
@@ -248,6 +252,7 @@ func (s *Server) pamClose(ctx context.Context, c call) (answer, error) {
 	if err != nil {
 		return answer{}, denied(sandbox.KindNotFound, "check the login name", "no such sandbox login")
 	}
+	fault.At("daemon.pam-close")
 	// Nothing follows from it: sshd closes the PAM session in the same way when the
 	// client has left in order, vanished, or timed out. See Sessions.
 	_, _, err = s.connectionOf(ctx, c.peer.PID, id)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 // killAfter is how long an sshd has to end after TERM before it is killed.
@@ -148,6 +149,7 @@ func (s *Sessions) closed(row sandbox.Sandbox, c sandbox.Connection) {
 		s.log.Error("processes of an ended connection not killed", "sandbox", row.ID, "connection", c.ID, "err", err)
 	}
 	note := s.howItEnded(c.ID)
+	fault.At("daemon.session.ended")
 	now := time.Now()
 	ev := sessionEvent(sandbox.EventSessionClosed, now, row, c)
 	ev.Reason = note
@@ -155,6 +157,7 @@ func (s *Sessions) closed(row sandbox.Sandbox, c sandbox.Connection) {
 	if _, err := s.store.CloseConnection(ctx, c.ID, now, note == noteExit, note, ev); err != nil {
 		s.log.Error("end of a connection not recorded", "sandbox", row.ID, "connection", c.ID, "err", err)
 	}
+	fault.At("daemon.session.closed")
 	s.kick()
 }
 

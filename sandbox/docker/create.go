@@ -17,6 +17,7 @@ import (
 	units "github.com/docker/go-units"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 var (
@@ -80,9 +81,11 @@ func (r *Runtime) Start(ctx context.Context, p sandbox.StartParams) (box sandbox
 	if err != nil {
 		return sandbox.Container{}, err
 	}
+	fault.At("docker.start.created")
 	if err := r.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		return sandbox.Container{}, engineError("start container", err)
 	}
+	fault.At("docker.start.started")
 	if err := r.verify(ctx, id, name); err != nil {
 		return sandbox.Container{}, err
 	}
@@ -149,7 +152,7 @@ func (r *Runtime) config(p sandbox.StartParams, nonce string) *container.Config 
 		WorkingDir: "/",
 		Image:      p.ImageID,
 		Entrypoint: []string{r.cfg.GuestTarget, "init"}, // and no Cmd: with an entrypoint the image's is ignored
-		Env:        []string{"PODSPAWN_DEADLINE=" + strconv.FormatInt(p.Deadline, 10)},
+		Env:        append(fault.Environ(), "PODSPAWN_DEADLINE="+strconv.FormatInt(p.Deadline, 10)),
 		Labels:     map[string]string{LabelSandbox: string(p.Sandbox), LabelHost: r.cfg.Host, labelStart: nonce},
 		// An image's health check would be run by the engine, as if from the host.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},

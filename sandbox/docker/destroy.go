@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 const (
@@ -86,6 +87,7 @@ func (r *Runtime) removeAll(ctx context.Context, label string) error {
 				// kills the hard way, after a wait.
 				_ = r.api.ContainerUnpause(ctx, c.ID)
 			}
+			fault.At("docker.destroy.found")
 			if err := r.remove(ctx, c.ID); err != nil {
 				return err
 			}

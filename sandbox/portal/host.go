@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 // Config says where things are. The zero value is a real host.
@@ -84,6 +85,7 @@ func (h *Host) Open(ctx context.Context, login string, uid int) (uint64, error) 
 	if err != nil {
 		return 0, err
 	}
+	fault.At("portal.open.netns")
 	if err := h.logins.add(login, uid); err != nil {
 		return 0, fmt.Errorf("add login %s: %w", login, err)
 	}
@@ -116,6 +118,7 @@ func (h *Host) Close(ctx context.Context, login string, uid int) error {
 			return fmt.Errorf("remove what uid %d left: %w", uid, err)
 		}
 	}
+	fault.At("portal.close.processes")
 	if err := h.closeNetNS(ctx, login); err != nil {
 		return err
 	}

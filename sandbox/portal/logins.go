@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 // Group is the primary group of every sandbox login, by which sshd's Match
@@ -51,6 +52,7 @@ func (l *logins) add(login string, uid int) error {
 		}); err != nil {
 			return err
 		}
+		fault.At("portal.open.shadow")
 		return l.edit("passwd", 0o644, func(lines []string) []string {
 			return append(without(lines, login),
 				fmt.Sprintf("%s:x:%d:%d:podspawn sandbox:%s:%s", login, uid, sandbox.LoginGID, l.home, l.shell))
@@ -68,6 +70,7 @@ func (l *logins) remove(login string) error {
 			if err := l.edit(f.name, f.mode, func(lines []string) []string { return without(lines, login) }); err != nil {
 				return err
 			}
+			fault.At("portal.close." + f.name)
 		}
 		return nil
 	})
@@ -167,6 +170,7 @@ func replaceFile(path string, data []byte, mode fs.FileMode) (err error) {
 	if err = f.Sync(); err != nil {
 		return err
 	}
+	fault.At("portal.write." + filepath.Base(path))
 	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}

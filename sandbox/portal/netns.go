@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 // openNetNS makes the named namespace with its loopback interface up, and the
@@ -33,6 +34,7 @@ func (h *Host) openNetNS(ctx context.Context, login string) (uint64, error) {
 		}
 		fallthrough
 	case errors.Is(err, fs.ErrNotExist):
+		fault.At("portal.open.folder")
 		if err := ip(ctx, "netns", "add", login); err != nil {
 			return 0, err
 		}
@@ -61,9 +63,11 @@ func (h *Host) closeNetNS(_ context.Context, login string) error {
 			return fmt.Errorf("unmount %s: %w", path, err)
 		}
 	}
+	fault.At("portal.close.unmounted")
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	fault.At("portal.close.netns")
 	if err := os.RemoveAll(filepath.Join(h.c.EtcNetNS, login)); err != nil {
 		return err
 	}

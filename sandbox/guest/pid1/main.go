@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/guest"
 	"github.com/podspawn/podspawn/sandbox/guest/files"
 )
@@ -75,6 +76,7 @@ func initMain(deadline string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	fault.At("guest.listening")
 	end := time.Now().Add(maxLife).Unix()
 	if deadline != "" {
 		if end, err = strconv.ParseInt(deadline, 10, 64); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/guest"
 )
 
@@ -179,6 +180,7 @@ func (s *server) serveHost(ctx context.Context, conn *net.UnixConn, _ unix.Ucred
 	if err != nil || werr != nil {
 		return errors.Join(err, werr)
 	}
+	fault.At("guest.accepted")
 	_ = conn.SetDeadline(time.Now().Add(requestTime))
 	fr := guest.NewReader(conn)
 	b, err := fr.Request()

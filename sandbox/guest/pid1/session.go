@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/guest"
 )
 
@@ -106,6 +107,7 @@ func (ses *session) run(ctx context.Context) error {
 		output.Wait()
 		close(drained)
 	}()
+	fault.At("guest.started")
 	_ = ses.fw.Frame(guest.FrameStarted, nil) // readFrames sees a broken connection
 
 	exited := false

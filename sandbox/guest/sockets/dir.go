@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/guest"
 )
 
@@ -95,6 +96,7 @@ func (s *Sockets) Prepare(id sandbox.ID) (string, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make socket directory: %w", err)
 	}
+	fault.At("sockets.prepare.made")
 	err = unix.Mount("tmpfs", dir, "tmpfs", flags, options)
 	if err == nil {
 		err = checkMount(dir, false)
@@ -130,6 +132,7 @@ func (s *Sockets) Seal(ctx context.Context, id sandbox.ID) (dev, ino uint64, err
 		sock.Close()
 		return 0, 0, notStarted(err)
 	}
+	fault.At("sockets.seal.opened")
 	// Without any other flag changed, and only this mount's tmpfs.
 	err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|flags, options)
 	if err == nil {
@@ -194,6 +197,7 @@ func (s *Sockets) Remove(id sandbox.ID) error {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
 	}
+	fault.At("sockets.remove.unmounted")
 	// Only the mount point: if the mount had not been there, what lies here is not ours to delete.
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove socket directory: %w", err)
