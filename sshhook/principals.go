@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
@@ -15,6 +16,7 @@ import (
 // mean; a line break in a key id that was echoed here once gave a host shell.
 // The reason for a refusal is in the audit log, not here: sshd tells it nobody.
 func (h *Hook) principals(ctx context.Context, user, keyType, key string) int {
+	fault.At("hook.principals.begun")
 	if _, err := sandbox.ParseLogin(user); err != nil {
 		return exitRefused
 	}
