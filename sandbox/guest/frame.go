@@ -58,27 +58,57 @@ func (r *Reader) Next() (FrameType, []byte, error) {
 	return t, b[HeaderSize:], nil
 }
 
-// Request reads the FrameRequest that opens a connection, the only frame that
-// may be longer than MaxPayload. It has to be the first call on a Reader.
-func (r *Reader) Request() ([]byte, error) {
+// Opening reads the frame that opens a connection: FrameRequest, the only one
+// that may be longer than MaxPayload, or another that may come first. It has to be
+// the first call on a Reader.
+func (r *Reader) Opening() (FrameType, []byte, error) {
 	t, n, err := r.header()
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	if t != FrameRequest {
-		return nil, fmt.Errorf("%w: %q instead of a request", ErrUnknown, byte(t))
+	switch t {
+	case FrameRequest:
+	case FrameDial, FrameListen, FrameAccept:
+		if n > maxOpening {
+			return 0, nil, fmt.Errorf("%w: %d bytes of type %q", ErrTooLong, n, byte(t))
+		}
+	default:
+		return 0, nil, fmt.Errorf("%w: %q instead of a request", ErrUnknown, byte(t))
 	}
 	if n > MaxRequest {
-		return nil, fmt.Errorf("%w: request of %d bytes", ErrTooLong, n)
+		return 0, nil, fmt.Errorf("%w: request of %d bytes", ErrTooLong, n)
 	}
 	if _, err := r.br.Discard(HeaderSize); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r.br, b); err != nil {
-		return nil, cut(err)
+		return 0, nil, cut(err)
+	}
+	return t, b, nil
+}
+
+// Request is Opening where only a FrameRequest may come.
+func (r *Reader) Request() ([]byte, error) {
+	t, b, err := r.Opening()
+	if err == nil && t != FrameRequest {
+		err = fmt.Errorf("%w: %q instead of a request", ErrUnknown, byte(t))
+	}
+	if err != nil {
+		return nil, err
 	}
 	return b, nil
+}
+
+// maxOpening bounds the frames for forwarding.
+const maxOpening = 1 << 10
+
+// Rest returns the bytes that follow the frames that were read and were already
+// taken from the connection. The Reader is of no further use.
+func (r *Reader) Rest() ([]byte, error) {
+	b := make([]byte, r.br.Buffered())
+	_, err := io.ReadFull(r.br, b)
+	return b, err
 }
 
 // header peeks at type and length.

@@ -30,6 +30,9 @@ const (
 
 	RightFileRead  Right = "file-read"  // FileOps that change nothing
 	RightFileWrite Right = "file-write" // all FileOps
+	RightDial      Right = "dial"       // connect to ports in the sandbox, and out of it
+	RightListen    Right = "listen"     // listen on the sandbox's loopback
+	RightAgent     Right = "agent"      // make a socket for the client's SSH agent
 
 	// RightShutdown is the daemon's alone, and stands alone: having answered, the
 	// guest kills everything in the sandbox and exits. No request follows, and the
@@ -71,22 +74,37 @@ const AnswerMagic = "PSG1"
 // FrameType says what a frame carries.
 type FrameType byte
 
+// Frames that open a connection, one of them, from host to guest. The guest
+// answers FrameExit with an Error, or FrameStarted, after which:
+//
+//   - FrameRequest: frames as below;
+//   - FrameDial and FrameAccept: no frames any more, the connection is the stream;
+//   - FrameListen: FrameAccepted for each connection that was accepted, each of
+//     which the host fetches with FrameAccept on a connection of its own. The
+//     listener ends with the connection that asked for it.
+const (
+	FrameRequest FrameType = 'R' // an Exec
+	FrameDial    FrameType = 'D' // "host:port", the name resolved in the sandbox
+	FrameListen  FrameType = 'L' // a Listen
+	FrameAccept  FrameType = 'A' // the eight bytes of a FrameAccepted
+)
+
 // Frames from host to guest.
 const (
-	FrameRequest FrameType = 'R' // an Exec, once, first
-	FrameStdin   FrameType = 'i' // bytes
-	FrameEOF     FrameType = 'e' // end of stdin
-	FrameResize  FrameType = 'w' // a Window
-	FrameSignal  FrameType = 's' // a signal's name without SIG, to the process group
+	FrameStdin  FrameType = 'i' // bytes
+	FrameEOF    FrameType = 'e' // end of stdin
+	FrameResize FrameType = 'w' // a Window
+	FrameSignal FrameType = 's' // a signal's name without SIG, to the process group
 )
 
 // Frames from guest to host.
 const (
-	FrameStarted FrameType = 'S' // empty: the process runs
-	FrameStdout  FrameType = 'o' // bytes; with a terminal everything
-	FrameStderr  FrameType = 'E' // bytes
-	FrameCredit  FrameType = 'c' // four bytes: that much stdin was consumed
-	FrameExit    FrameType = 'x' // an Exit, last
+	FrameStarted  FrameType = 'S' // done; for a Listen of an agent the socket's path, else empty
+	FrameAccepted FrameType = 'a' // eight bytes that stand for an accepted connection
+	FrameStdout   FrameType = 'o' // bytes; with a terminal everything
+	FrameStderr   FrameType = 'E' // bytes
+	FrameCredit   FrameType = 'c' // four bytes: that much stdin was consumed
+	FrameExit     FrameType = 'x' // an Exit, last
 )
 
 // Exec asks the guest to start a process. Exactly one of LoginShell, Command,
@@ -125,4 +143,11 @@ type Exit struct {
 	Code   int    `json:"code"`
 	Signal string `json:"signal,omitempty"` // name without SIG, instead of Code
 	Error  string `json:"error,omitempty"`
+}
+
+// Listen asks the guest to listen: on a port of the sandbox's loopback, IPv4 and
+// IPv6, or, with Agent, on a unix socket that only the session's user can open.
+type Listen struct {
+	Port  int  `json:"port,omitempty"`
+	Agent bool `json:"agent,omitempty"`
 }

@@ -119,7 +119,7 @@ func (c *command) resolveProgram(e guest.Exec, shell string) error {
 				return nil
 			}
 		}
-		return refusef(codeNotFound, "the image has no sftp-server: install openssh-sftp-server in it")
+		c.path, c.argv = guest.BinaryPath, []string{"podspawn-guest", "sftp"}
 	case e.File != nil:
 		op, err := json.Marshal(e.File)
 		if err != nil {

@@ -38,6 +38,7 @@ const (
 //	podspawn-guest init                      PID 1
 //	podspawn-guest sudo [OPTIONS] COMMAND…   also as sudo
 //	podspawn-guest file OPERATION            one guest.FileOp, as the user that it runs as
+//	podspawn-guest sftp                      the SFTP server, for images without one
 func Main(args, environ []string, stdio Stdio) int {
 	if len(args) > 0 && filepath.Base(args[0]) == "sudo" {
 		return sudoMain(args[1:], environ, stdio)
@@ -53,8 +54,10 @@ func Main(args, environ []string, stdio Stdio) int {
 		return files.Main(args[2], stdio.In, stdio.Out)
 	case len(args) >= 2 && args[1] == "sudo":
 		return sudoMain(args[2:], environ, stdio)
+	case len(args) == 2 && args[1] == "sftp":
+		return sftpMain(stdio)
 	}
-	fmt.Fprintln(stdio.Err, "podspawn-guest: error: want init or sudo")
+	fmt.Fprintln(stdio.Err, "podspawn-guest: error: want init, sudo, file or sftp")
 	fmt.Fprintln(stdio.Err, "podspawn-guest: hint: podspawn starts it as the first process of a sandbox; it is not run by hand")
 	return codeUsage
 }

@@ -21,7 +21,7 @@ import (
 
 // Bounds of a guest.
 const (
-	maxHost      = 128              // connections of the host
+	maxHost      = 512              // connections of the host: sessions, commands and what is forwarded
 	maxInside    = 32               // of processes in the sandbox
 	preambleTime = 10 * time.Second // for the preamble, and for what sudo asks
 	requestTime  = 30 * time.Second // from the preamble to the request
@@ -42,6 +42,8 @@ type server struct {
 	isHost   func(unix.Ucred) bool
 	ourDisk  func(dir string) error
 	sameUser bool // start every process as ourselves
+
+	inbound inbound // connections that were accepted for the host
 
 	mu    sync.Mutex // guards latest
 	known bool
@@ -183,7 +185,7 @@ func (s *server) serveHost(ctx context.Context, conn *net.UnixConn, _ unix.Ucred
 	fault.At("guest.accepted")
 	_ = conn.SetDeadline(time.Now().Add(requestTime))
 	fr := guest.NewReader(conn)
-	b, err := fr.Request()
+	t, b, err := fr.Opening()
 	if err == io.EOF {
 		return nil // only the preamble mattered
 	}
@@ -191,6 +193,9 @@ func (s *server) serveHost(ctx context.Context, conn *net.UnixConn, _ unix.Ucred
 		return fmt.Errorf("read request: %w", err)
 	}
 	_ = conn.SetDeadline(time.Time{})
+	if t != guest.FrameRequest {
+		return s.forward(ctx, conn, fr, p, t, b)
+	}
 	e, err := guest.ParseExec(b)
 	refuser := &session{fw: guest.NewWriter(conn)}
 	if err != nil {
