@@ -35,7 +35,7 @@ func BuiltinDefaults() Defaults {
 		Image:     DefaultImage,
 		Resources: DefaultResources(),
 		Lifecycle: DefaultLifecycle(),
-		SSH:       SSHRights{SFTP: true},
+		SSH:       SSHRights{Forwarding: true, SFTP: true},
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	EventCommandStarted   EventKind = "command.started"
 	EventCommandFinished  EventKind = "command.finished"
 	EventFileWritten      EventKind = "file.written"
+	EventForwardOpened    EventKind = "forward.opened"
 	EventQuotaDenied      EventKind = "quota.denied"
 	EventPolicyDenied     EventKind = "policy.denied"
 	EventSetupChanged     EventKind = "setup.changed"

@@ -198,6 +198,9 @@ const (
 	MinUID   = 70000
 	MaxUID   = 98999
 	LoginGID = 69999
+	// RelayGID is the group of the processes that carry forwarded connections. Only
+	// the daemon starts any, so a peer with a sandbox's uid and this group is its relay.
+	RelayGID = 69998
 	// UIDQuarantine is how long a uid rests before another sandbox gets it.
 	UIDQuarantine = 24 * time.Hour
 )

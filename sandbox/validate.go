@@ -216,15 +216,8 @@ func (n Network) validate() error {
 }
 
 func (r SSHRights) validate() error {
-	unsupported := []struct {
-		field string
-		set   bool
-	}{{"forwarding", r.Forwarding}, {"agent", r.Agent}, {"x11", r.X11}}
-	for _, c := range unsupported {
-		if c.set {
-			return Errorf(KindInvalidSpec, "leave it out or set it to false",
-				"ssh.%s: not supported yet by this version", c.field)
-		}
+	if r.X11 {
+		return Errorf(KindInvalidSpec, "leave it out or set it to false", "ssh.x11: not supported yet by this version")
 	}
 	return nil
 }

@@ -119,8 +119,6 @@ func TestValidate(t *testing.T) {
 		{"egress/host", egress("host"), KindInvalidSpec, "network.egress:"},
 		{"egress/missing", egress(""), KindInvalidSpec, "network.egress:"},
 
-		{"ssh/forwarding", func(s *Spec) { s.SSH.Forwarding = true }, KindInvalidSpec, "ssh.forwarding: not supported yet"},
-		{"ssh/agent", func(s *Spec) { s.SSH.Agent = true }, KindInvalidSpec, "ssh.agent: not supported yet"},
 		{"ssh/x11", func(s *Spec) { s.SSH.X11 = true }, KindInvalidSpec, "ssh.x11: not supported yet"},
 		{"ssh/no sftp", func(s *Spec) { s.SSH.SFTP = false }, "", ""},
 

@@ -13,13 +13,14 @@ import (
 // dumps, files, new privileges, and being looked at or traced by other
 // processes of its uid. Run it first. It needs a program without cgo.
 // startSelf leaves the right to start this very program, for [EndParent].
-func Confine(startSelf bool) error {
+// files is how many it may have open at once.
+func Confine(startSelf bool, files uint64) error {
 	for _, l := range []struct {
 		what int
 		max  uint64
 	}{
 		{unix.RLIMIT_CORE, 0},
-		{unix.RLIMIT_NOFILE, 256},
+		{unix.RLIMIT_NOFILE, files},
 		{unix.RLIMIT_FSIZE, 0},
 	} {
 		if err := lower(l.what, l.max); err != nil {

@@ -10,6 +10,7 @@ type Env struct {
 	HasCommand bool   // it is set, be it to ""
 	Term       string // TERM, "" when its shape is odd
 	Locale     map[string]string
+	Agent      string // SSH_AUTH_SOCK: sshd's end of the client's agent
 
 	// What pam_exec(8) says. PAMType is "open_session" or "close_session".
 	PAMType, PAMUser, PAMHost, AuthInfo string
@@ -43,6 +44,8 @@ func ParseEnv(environ []string) Env {
 			if isWord(value) {
 				e.Term = value
 			}
+		case "SSH_AUTH_SOCK":
+			e.Agent = value
 		case "PAM_TYPE":
 			e.PAMType = value
 		case "PAM_USER":

@@ -64,6 +64,8 @@ func (h *Hook) Run(ctx context.Context, argv []string) int {
 		return exitOK
 	case "pam-session":
 		return h.pamSession(ctx)
+	case "relay":
+		return h.relay(ctx)
 	case endCommand:
 		return endConnection()
 	default:

@@ -36,9 +36,14 @@ func (h *Hook) principals(ctx context.Context, user, keyType, key string) int {
 	return exitOK
 }
 
-// isPrincipalsLine reports whether line is "restrict LOGIN" or "restrict,pty
-// LOGIN", with or without its line break, for exactly this login.
+// isPrincipalsLine reports whether line is "restrict LOGIN", with or without its
+// line break, for exactly this login, where restrict may be followed by the
+// options that we know, in their order.
 func isPrincipalsLine(line, login string) bool {
 	options, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-	return ok && (options == "restrict" || options == "restrict,pty") && name == login
+	rest, restricted := strings.CutPrefix(options, "restrict")
+	for _, o := range []string{",pty", ",port-forwarding", ",agent-forwarding"} {
+		rest = strings.TrimPrefix(rest, o)
+	}
+	return ok && restricted && rest == "" && name == login
 }

@@ -44,11 +44,21 @@ func (h *Hook) session(ctx context.Context) int {
 	}
 	defer func() { _ = lease.File.Close() }() // guest.Run has closed it already, unless it was not reached
 
+	if resp.Forwarding {
+		awaitRelay(ctx)
+	}
 	fault.At("hook.session.leased")
 	req, err := h.request(tty, resp)
 	if err != nil {
 		h.complain(refusalLine(err))
 		return exitTemp
+	}
+	if resp.Agent && h.Env.Agent != "" {
+		stop, err := h.agent(ctx, &req)
+		if err != nil {
+			h.complain(oneLine("podspawn: warning: the SSH agent is not forwarded: " + err.Error()))
+		}
+		defer stop()
 	}
 	exit, err := h.carry(ctx, lease.File, req)
 	// When the client vanishes the command may end for want of input, and we hear

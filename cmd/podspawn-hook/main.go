@@ -16,7 +16,11 @@ import (
 func main() {
 	fault.Load()
 	refuses := len(os.Args) > 1 && os.Args[1] == "pam-session" // may have to start sshhook.EndParent's copy
-	if err := sshhook.Confine(refuses); err != nil {
+	files := uint64(256)
+	if len(os.Args) > 1 && os.Args[1] == "relay" { // two for each of its connections
+		files = 1024
+	}
+	if err := sshhook.Confine(refuses, files); err != nil {
 		fmt.Fprintln(os.Stderr, "podspawn: error: the hook can't limit itself; podspawn doctor on the host says why")
 		os.Exit(1)
 	}

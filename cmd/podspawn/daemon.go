@@ -143,7 +143,7 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 	if err != nil {
 		return nil, err
 	}
-	host, err := hostInfo(c)
+	info, err := hostInfo(c)
 	if err != nil {
 		return nil, err
 	}
@@ -166,10 +166,11 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 		return nil, err
 	}
 	guests := daemon.NewGuests(b.sockets)
+	host := portal.New(portal.Config{Home: filepath.Join(c.StateDir, "home"), Shell: hookBinary})
 	b.ssh = daemon.NewSessions(b.store, func() { b.manager.Kick() }, log)
 	b.manager = sandbox.NewManager(sandbox.Config{
 		Store: b.store, Runtime: b.runtime, Sockets: b.sockets, Guest: guests, Sessions: b.ssh, Log: log,
-		Host: portal.New(portal.Config{Home: filepath.Join(c.StateDir, "home"), Shell: hookBinary}),
+		Host: host,
 	})
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -178,9 +179,9 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 	b.server = daemon.New(daemon.Config{
 		Store: b.store, Runtime: b.runtime, Manager: b.manager, Guests: guests, Sessions: b.ssh,
 		AuthUID: authUID, APIUID: apiUID, UserCA: ca, ForceCommand: hookBinary + " session", HostName: hostname,
-		Host: host, SFTPCommand: setup.sftp,
+		Host: info, SFTPCommand: setup.sftp,
 		Tokens: newTokens(signer, c.baseURL()),
-		NetNS:  portal.CookieOf, SetupIntact: setup.check, HostRule: portal.CheckHostRule,
+		NetNS:  portal.CookieOf, Relay: host.OpenRelay, SetupIntact: setup.check, HostRule: portal.CheckHostRule,
 		Limits: daemon.Limits{PerTenant: c.Limits.PerTenant, Total: c.Limits.Total, TTLMax: c.Limits.TTLMax, CertTTLMax: c.Limits.CertTTLMax},
 		Log:    log,
 	})

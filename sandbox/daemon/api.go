@@ -445,6 +445,7 @@ func (s *Server) sign(serial uint64, row sandbox.Sandbox, by sandbox.Caller, in 
 	g.Principal = row.ID.Login()
 	g.ForceCommand = s.ForceCommand
 	g.PTY = true
+	g.PortForwarding, g.Agent = row.Spec.SSH.Forwarding, row.Spec.SSH.Agent
 	g.Binding = ephemeralkeys.Binding{V: 1, Sandbox: string(row.ID), Spec: string(row.Digest), Uses: in.Uses, Token: by.Token}
 	cert, err := s.UserCA.Issue(g)
 	if err != nil {

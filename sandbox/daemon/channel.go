@@ -47,7 +47,10 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 		// sshd gave out a terminal only because the certificate permits one.
 		rights = append(rights, guest.RightPTY)
 	}
-	body := localapi.SessionResponse{Sandbox: row.ID, Connection: conn.ID, ExpiresAt: row.ExpiresAt}
+	body := localapi.SessionResponse{
+		Sandbox: row.ID, Connection: conn.ID, ExpiresAt: row.ExpiresAt,
+		Forwarding: row.Spec.SSH.Forwarding, Agent: row.Spec.SSH.Agent,
+	}
 	if row.Spec.SSH.SFTP {
 		rights = append(rights, guest.RightSFTP)
 		body.SFTPCommand = s.SFTPCommand()

@@ -39,6 +39,9 @@ type Config struct {
 
 	// NetNS identifies a process's network namespace, as sandbox.Host does a portal.
 	NetNS func(pid int) (uint64, error)
+	// Relay opens a sandbox's portal for forwarding and starts the relay, unless that
+	// runs already. It is idempotent.
+	Relay func(ctx context.Context, login string, uid int) error
 	// SetupIntact returns nil while sshd, PAM and NSS are as server-setup left
 	// them. It is asked on every login.
 	SetupIntact func() error
@@ -259,6 +262,10 @@ func (s *Server) dispatch(ctx context.Context, c call) (answer, error) {
 	case localapi.OpChannel:
 		if uid >= sandbox.MinUID && uid <= sandbox.MaxUID {
 			return s.channel(ctx, c)
+		}
+	case localapi.OpForward:
+		if uid >= sandbox.MinUID && uid <= sandbox.MaxUID {
+			return s.forward(ctx, c)
 		}
 	default:
 		if uid == s.APIUID {

@@ -112,8 +112,17 @@ func (s *Server) principals(ctx context.Context, c call) (answer, error) {
 	// The login is the only part that is not constant, and it matched loginPattern:
 	// nothing of the certificate is ever echoed (threat 29).
 	line := "restrict"
-	if _, ok := cert.Extensions["permit-pty"]; ok {
-		line += ",pty"
+	for _, o := range []struct {
+		option, extension string
+		granted           bool
+	}{
+		{"pty", "permit-pty", true},
+		{"port-forwarding", extPortForwarding, cred.row.Spec.SSH.Forwarding},
+		{"agent-forwarding", "permit-agent-forwarding", cred.row.Spec.SSH.Agent},
+	} {
+		if _, ok := cert.Extensions[o.extension]; ok && o.granted {
+			line += "," + o.option
+		}
 	}
 	return answer{body: localapi.PrincipalsResponse{Line: line + " " + cred.row.ID.Login()}}, nil
 }
@@ -164,6 +173,7 @@ func (s *Server) pamOpen(ctx context.Context, c call) (answer, error) {
 	}
 	cred, err := s.claim(ctx, in, monitor, now)
 	if err == nil {
+		s.openRelay(ctx, cred)
 		return answer{}, nil
 	}
 	s.recordRefusal(ctx, cred, in.User, in.Source, err, now)

@@ -51,14 +51,20 @@ func statProc(pid int) (procStat, error) {
 
 // uidOf returns the owner of /proc/PID: the effective uid.
 func uidOf(pid int) (int, error) {
+	uid, _, err := ownerOf(pid)
+	return uid, err
+}
+
+// ownerOf returns the effective uid and gid of a process, which own /proc/PID.
+func ownerOf(pid int) (uid, gid int, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/"+strconv.Itoa(pid), &st); err != nil {
 		if errors.Is(err, unix.ENOENT) {
-			return 0, errGone
+			return 0, 0, errGone
 		}
-		return 0, err
+		return 0, 0, err
 	}
-	return int(st.Uid), nil
+	return int(st.Uid), int(st.Gid), nil
 }
 
 // maxAncestors bounds the walk to the root of the process tree.

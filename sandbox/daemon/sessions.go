@@ -257,12 +257,12 @@ func (s *Sessions) sweep(ctx context.Context, row sandbox.Sandbox, without strin
 			keep[c.Monitor] = true
 		}
 	}
-	return killStrays(row.UID, keep)
+	return killStrays(row.UID, keep, false)
 }
 
 // killStrays kills every process of the uid that has none of keep among its
-// ancestors.
-func killStrays(uid int, keep map[sandbox.Process]bool) error {
+// ancestors; the sandbox's relay, which serves all connections, only when asked.
+func killStrays(uid int, keep map[sandbox.Process]bool, relay bool) error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return err
@@ -273,7 +273,8 @@ func killStrays(uid int, keep map[sandbox.Process]bool) error {
 		if err != nil {
 			continue
 		}
-		if has, err := uidOf(pid); err != nil || has != uid {
+		has, gid, err := ownerOf(pid)
+		if err != nil || has != uid || gid == sandbox.RelayGID && !relay {
 			continue // gone, or somebody else's
 		}
 		st, err := statProc(pid)
@@ -306,7 +307,7 @@ func (s *Sessions) End(ctx context.Context, row sandbox.Sandbox, conns []sandbox
 	for _, c := range conns {
 		errs = append(errs, endMonitor(ctx, c.Monitor))
 	}
-	errs = append(errs, killStrays(row.UID, nil))
+	errs = append(errs, killStrays(row.UID, nil, true))
 	s.mu.Lock()
 	for _, c := range conns {
 		if cancel := s.watching[c.ID]; cancel != nil {

@@ -27,6 +27,7 @@ const (
 	OpPAMClose   Op = "hook.pam-close"  // uid 0, below an sshd
 	OpSession    Op = "hook.session"    // a sandbox's uid, below a claimed sshd; answers with a descriptor
 	OpChannel    Op = "hook.channel"    // the same, about a channel that is open already
+	OpForward    Op = "hook.forward"    // a sandbox's uid: its relay, or, for an agent, below a claimed sshd; answers with a descriptor
 
 	// uid of podspawn-api; all but the first three with the caller's Auth.
 	OpAccept  Op = "api.accept" // wait for a caller on podspawn.sock; answers with the descriptor
@@ -114,7 +115,26 @@ type SessionResponse struct {
 	// SFTPCommand is the host's Subsystem text for sftp: only exactly this in
 	// SSH_ORIGINAL_COMMAND means the subsystem. "" when the spec grants no sftp.
 	SFTPCommand string `json:"sftp_command,omitempty"`
+	Forwarding  bool   `json:"forwarding,omitempty"` // the relay mirrors ports: wait for it
+	Agent       bool   `json:"agent,omitempty"`      // the client's agent may be carried in
 }
+
+// ForwardRequest asks for a guest connection that carries one forwarded
+// connection, or listens for some.
+type ForwardRequest struct {
+	Want   Forward `json:"want"`
+	Target string  `json:"target,omitempty"` // of ForwardDial, address:port, for the audit log
+}
+
+// Forward is what a ForwardRequest is for.
+type Forward string
+
+// The kinds of forwarding.
+const (
+	ForwardDial   Forward = "dial"   // out of the client: relay
+	ForwardListen Forward = "listen" // a port that sshd listens on in the portal, and what it accepts: relay
+	ForwardAgent  Forward = "agent"  // the client's agent, and what its socket accepts: a session
+)
 
 // AcceptResponse comes with the accepted connection's descriptor.
 type AcceptResponse struct {

@@ -1,10 +1,7 @@
 package portal
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -38,29 +35,14 @@ func CookieOf(pid int) (uint64, error) {
 
 // cookieIn asks a socket made inside the namespace, since nothing else tells.
 func cookieIn(ns int) (cookie uint64, err error) {
-	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		runtime.UnlockOSThread()
-		return 0, err
-	}
-	defer unix.Close(home)
-	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return 0, fmt.Errorf("enter the namespace: %w", err)
-	}
-	defer func() {
-		if serr := unix.Setns(home, unix.CLONE_NEWNET); serr != nil {
-			// The thread stays locked, so that no other goroutine ever runs in there.
-			cookie, err = 0, errors.Join(err, serr)
-			return
+	err = within(ns, func() error {
+		sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
 		}
-		runtime.UnlockOSThread()
-	}()
-	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(sock)
-	return unix.GetsockoptUint64(sock, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		defer unix.Close(sock)
+		cookie, err = unix.GetsockoptUint64(sock, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
+	return cookie, err
 }

@@ -23,6 +23,9 @@ import (
 // block and PAM recognise them.
 const Group = "podspawn"
 
+// RelayGroup is the group of relays; its name is only for people.
+const RelayGroup = "podspawn-relay"
+
 // logins edits libnss-extrausers' files. Lines that are not a sandbox's are kept
 // as they are. Readers (every getpwnam on the host) see the old file or the new
 // one, never half of one.
@@ -38,11 +41,13 @@ const maxLoginFile = 16 << 20
 func (l *logins) add(login string, uid int) error {
 	return l.locked(func() error {
 		if err := l.edit("group", 0o644, func(lines []string) []string {
-			line := fmt.Sprintf("%s:x:%d:", Group, sandbox.LoginGID)
-			if slices.Contains(lines, line) {
-				return lines
+			for name, gid := range map[string]int{Group: sandbox.LoginGID, RelayGroup: sandbox.RelayGID} {
+				line := fmt.Sprintf("%s:x:%d:", name, gid)
+				if !slices.Contains(lines, line) {
+					lines = append(without(lines, name), line)
+				}
 			}
-			return append(without(lines, Group), line)
+			return lines
 		}); err != nil {
 			return err
 		}

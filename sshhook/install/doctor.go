@@ -243,9 +243,9 @@ func (d doctor) users(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	have, err := findGroup(text, extraGroup)
+	have, err := checkGroups(text, extraGroup)
 	if err == nil && !have {
-		err = refuse("group "+groupName+" is missing from "+extraGroup, setUpAgain)
+		err = refuse("group "+groupName+" or "+relayGroup+" is missing from "+extraGroup, setUpAgain)
 	}
 	return "", err
 }

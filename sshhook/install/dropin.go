@@ -48,15 +48,17 @@ func matchSettings() []setting {
 		{"MaxSessions", "64"},
 		{"ClientAliveInterval", "30"},
 		{"ClientAliveCountMax", "4"},
-		// What is forwarded: nothing, since it would be on the host's network.
-		{"DisableForwarding", "yes"},
-		{"AllowTcpForwarding", "no"},
+		// What is forwarded: TCP, which sshd does in the portal's network, and the
+		// agent, each when the principals line grants it. A unix socket would be one
+		// of the host's.
+		{"DisableForwarding", "no"},
+		{"AllowTcpForwarding", "yes"},
 		{"AllowStreamLocalForwarding", "no"},
-		{"AllowAgentForwarding", "no"},
+		{"AllowAgentForwarding", "yes"},
 		{"X11Forwarding", "no"},
 		{"GatewayPorts", "no"},
-		{"PermitListen", "none"},
-		{"PermitOpen", "none"},
+		{"PermitListen", "any"},
+		{"PermitOpen", "any"},
 		{"PermitTunnel", "no"},
 	}
 }

@@ -2,6 +2,7 @@ package install
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,35 +171,73 @@ func wordIndex(line, word string) int {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 
-// groupLine is our group's entry.
-func groupLine() string { return fmt.Sprintf("%s:x:%d:\n", groupName, sandbox.LoginGID) }
-
-// insertGroup adds our group to the text of a group file, or refuses when the
-// name or the number is taken.
-func insertGroup(text, path string) (string, error) {
-	have, err := findGroup(text, path)
-	if err != nil || have {
-		return text, err
-	}
-	if text != "" && !strings.HasSuffix(text, "\n") {
-		text += "\n"
-	}
-	return text + groupLine(), nil
+// groups are ours: the primary one of every sandbox login, and the relays'.
+func groups() []group {
+	return []group{{groupName, sandbox.LoginGID}, {relayGroup, sandbox.RelayGID}}
 }
 
-// findGroup reports whether our group is in the text of a group file.
-func findGroup(text, path string) (bool, error) {
-	gid := strconv.Itoa(sandbox.LoginGID)
+type group struct {
+	name string
+	gid  int
+}
+
+func (g group) line() string { return fmt.Sprintf("%s:x:%d:\n", g.name, g.gid) }
+
+// groupLines are our groups' entries.
+func groupLines() string {
+	var b strings.Builder
+	for _, g := range groups() {
+		b.WriteString(g.line())
+	}
+	return b.String()
+}
+
+// insertGroups adds our groups to the text of a group file, or refuses when a
+// name or number is taken.
+func insertGroups(text, path string) (string, error) {
+	for _, g := range groups() {
+		have, err := g.find(text, path)
+		if err != nil {
+			return text, err
+		}
+		if have {
+			continue
+		}
+		if text != "" && !strings.HasSuffix(text, "\n") {
+			text += "\n"
+		}
+		text += g.line()
+	}
+	return text, nil
+}
+
+// checkGroups refuses a group file in which a name or number of ours is taken,
+// and reports whether all of ours are in it.
+func checkGroups(text, path string) (all bool, err error) {
+	all = true
+	for _, g := range groups() {
+		have, err := g.find(text, path)
+		if err != nil {
+			return false, err
+		}
+		all = all && have
+	}
+	return all, nil
+}
+
+// find reports whether the group is in the text of a group file.
+func (g group) find(text, path string) (bool, error) {
+	gid := strconv.Itoa(g.gid)
 	for l := range strings.Lines(text) {
 		f := strings.Split(strings.TrimSuffix(l, "\n"), ":")
 		if len(f) < 3 {
 			continue
 		}
 		switch {
-		case f[0] == groupName && f[2] == gid:
+		case f[0] == g.name && f[2] == gid:
 			return true, nil
-		case f[0] == groupName:
-			return false, refuse(fmt.Sprintf("%s has a group %s with gid %s, not %s", path, groupName, f[2], gid), "rename that group with groupmod -n NEW "+groupName)
+		case f[0] == g.name:
+			return false, refuse(fmt.Sprintf("%s has a group %s with gid %s, not %s", path, g.name, f[2], gid), "rename that group with groupmod -n NEW "+g.name)
 		case f[2] == gid:
 			return false, refuse(fmt.Sprintf("gid %s belongs to group %s in %s", gid, f[0], path), "give that group another gid with groupmod -g")
 		}
@@ -206,11 +245,11 @@ func findGroup(text, path string) (bool, error) {
 	return false, nil
 }
 
-// removeGroup takes our group's line out.
-func removeGroup(text string) string {
+// removeGroups takes our groups' lines out.
+func removeGroups(text string) string {
 	var b strings.Builder
 	for l := range strings.Lines(text) {
-		if l != groupLine() {
+		if !slices.ContainsFunc(groups(), func(g group) bool { return l == g.line() }) {
 			b.WriteString(l)
 		}
 	}

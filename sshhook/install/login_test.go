@@ -261,7 +261,7 @@ func TestLoginsAfterSetUp(t *testing.T) {
 	if out, _, code := l.SSH(t, l.real, testLogin+"@127.0.0.1", "id"); code != 255 || out != "" {
 		t.Errorf("a plain key logs in as a sandbox: exit %d, %q", code, out)
 	}
-	// Forwarding would be on the host's network.
+	// Forwarding would be on the host's network here: these hooks don't grant it.
 	for _, args := range [][]string{{"-W", "127.0.0.1:22"}, {"-o", "ExitOnForwardFailure=yes", "-R", "9100:127.0.0.1:22"}} {
 		if out, _, _ := l.SSH(t, l.sandbox, append(args, testLogin+"@127.0.0.1")...); strings.Contains(out, "SSH-2.0") {
 			t.Errorf("%v reached sshd on the host: %q", args, out)

@@ -27,9 +27,10 @@ const (
 	extraShadow = "/var/lib/extrausers/shadow"
 	privsepDir  = "/run/sshd"
 
-	authUser  = "podspawn-auth"
-	apiUser   = "podspawn-api"
-	groupName = "podspawn"
+	authUser   = "podspawn-auth"
+	apiUser    = "podspawn-api"
+	groupName  = "podspawn"
+	relayGroup = "podspawn-relay"
 )
 
 // dir is a directory that set-up makes.

@@ -137,14 +137,14 @@ func checkRealUsers() error {
 	if err != nil {
 		return err
 	}
-	if _, err := findGroup(group, "/etc/group"); err != nil {
+	if _, err := checkGroups(group, "/etc/group"); err != nil {
 		return err
 	}
 	extra, _, err := readOptional(extraGroup)
 	if err != nil {
 		return err
 	}
-	_, err = findGroup(extra, extraGroup)
+	_, err = checkGroups(extra, extraGroup)
 	return err
 }
 

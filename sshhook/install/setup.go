@@ -123,7 +123,7 @@ func (p *plan) planExtraUsers() error {
 		}
 		after := text
 		if f.path == extraGroup {
-			if after, err = insertGroup(text, f.path); err != nil {
+			if after, err = insertGroups(text, f.path); err != nil {
 				return err
 			}
 		}

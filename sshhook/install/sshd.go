@@ -72,7 +72,7 @@ func (s sshd) settingsForSandbox(ctx context.Context) (settings, error) {
 	err = errors.Join(
 		os.Chmod(dir, 0o755),
 		os.WriteFile(filepath.Join(dir, "passwd"), []byte(entry), 0o644),
-		os.WriteFile(filepath.Join(dir, "group"), []byte(groupLine()), 0o644),
+		os.WriteFile(filepath.Join(dir, "group"), []byte(groupLines()), 0o644),
 		os.WriteFile(filepath.Join(dir, "shadow"), []byte(probeLogin+":*:::::::\n"), 0o600),
 	)
 	if err != nil {

@@ -60,7 +60,7 @@ func (p *plan) planRemoval(ctx context.Context, o Options) error {
 		{dropInPath(p.sshd.config), true, nil},
 		{pamPath, false, removePAM},
 		{nssPath, false, func(s string) string { return removeNSS(s, p.manifest.NSS) }},
-		{extraGroup, false, removeGroup},
+		{extraGroup, false, removeGroups},
 		{ManifestPath, true, nil},
 	} {
 		text, exists, err := readOptional(f.path)
