@@ -68,5 +68,8 @@ func (c *collector) String() string {
 	if n := c.left(); n > 0 {
 		text = fmt.Sprintf("%s\n[podspawn: %d bytes left out]\n%s", c.head, n, tail)
 	}
-	return strings.ToValidUTF8(text, "\uFFFD")
+	return valid([]byte(text))
 }
+
+// valid is foreign bytes as text.
+func valid(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }

@@ -39,6 +39,9 @@ func (a *as) Exec(ctx context.Context, ref string, r api.ExecRequest) (api.ExecR
 	if err := checkExec(&r); err != nil {
 		return api.ExecResult{}, err
 	}
+	if r.Background || r.WaitSeconds != nil {
+		return a.execJob(ctx, ref, r)
+	}
 	timeout := time.Duration(r.Timeout)
 	in := localapi.ExecRequest{Sandbox: ref, Command: auditText(r), Wait: min(startWait, timeout)}
 
@@ -127,7 +130,18 @@ func checkExec(r *api.ExecRequest) error {
 	if len(request) > guest.MaxRequest {
 		return bad("put large values into a file in the sandbox", "command and environment exceed %d KiB", guest.MaxRequest>>10)
 	}
+	if r.WaitSeconds != nil && (*r.WaitSeconds < 0 || *r.WaitSeconds > maxWait.Seconds()) {
+		return bad(fmt.Sprintf("use 0 to %g", maxWait.Seconds()), "wait_seconds is out of range")
+	}
+	if r.Destroy && !r.Background && r.WaitSeconds == nil {
+		return bad("give wait_seconds too", "destroy needs a command that can be asked about later")
+	}
+	if t := r.TTY; t != nil && (len(t.Term) > 64 || t.Rows < 0 || t.Rows > 5000 || t.Cols < 0 || t.Cols > 5000) {
+		return bad("use the size of a real terminal", "tty is out of range")
+	}
 	switch {
+	case r.Timeout == 0 && r.Background:
+		r.Timeout = api.Duration(maxTimeout)
 	case r.Timeout == 0:
 		r.Timeout = api.Duration(defaultTimeout)
 	case time.Duration(r.Timeout) > maxTimeout:
@@ -143,7 +157,11 @@ func checkExec(r *api.ExecRequest) error {
 }
 
 func guestExec(r api.ExecRequest) guest.Exec {
-	return guest.Exec{Script: r.Command, Argv: r.Argv, User: r.User, Dir: r.Cwd, Env: r.Env}
+	e := guest.Exec{Script: r.Command, Argv: r.Argv, User: r.User, Dir: r.Cwd, Env: r.Env}
+	if t := r.TTY; t != nil {
+		e.PTY = &guest.Terminal{Term: t.Term, Window: window(t.Rows, t.Cols)}
+	}
+	return e
 }
 
 // auditText is the command for the audit log.

@@ -32,6 +32,7 @@ type Service struct {
 	daemon   *localapi.Client
 	defaults sandbox.Defaults
 	log      *slog.Logger
+	jobs     *jobs
 }
 
 // New returns a Service.
@@ -40,6 +41,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("agent: no daemon")
 	}
 	s := &Service{daemon: c.Daemon, defaults: c.Defaults, log: c.Log}
+	s.jobs = newJobs()
 	if s.defaults == (sandbox.Defaults{}) {
 		s.defaults = sandbox.BuiltinDefaults()
 	}
@@ -48,6 +50,10 @@ func New(c Config) (*Service, error) {
 	}
 	return s, nil
 }
+
+// Close kills the commands that outlived their calls and waits for their ends. No
+// other method may be called afterwards.
+func (s *Service) Close() { s.jobs.close() }
 
 // As returns the API as the caller with this credential sees it. It asks nobody:
 // a bad credential is an error of the first call.

@@ -27,6 +27,7 @@ func service(t *testing.T) (*agenttest.Daemon, *Service) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	return d, s
 }
 

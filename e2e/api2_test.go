@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // made makes a sandbox over HTTP for a test of its own.
@@ -172,5 +173,66 @@ func TestCopyBothWays(t *testing.T) {
 	}
 	if r := run(t, nil, podspawn, "cp", s.ID+":none", dir); r.code != 3 {
 		t.Errorf("cp of nothing: %v, want 3", r)
+	}
+}
+
+// A background process outlives its call, is fed, signaled and polled, and dies with its sandbox.
+func TestBackgroundCommandInASandbox(t *testing.T) {
+	tok := token(t, "--subject", "background")
+	s := made(t, tok)
+	exec := "/v1/sandboxes/" + s.ID + "/exec"
+	var r ran
+	call(t, tok, "POST", exec, `{"command":"echo pid $$; while read x; do echo \"got $x\"; done; echo over; sleep 600","background":true}`).decode(t, &r)
+	if !r.Running || r.ExitCode != -1 {
+		t.Fatalf("exec = %+v", r)
+	}
+	one := exec + "/" + r.ExecID
+	call(t, tok, "POST", one+"/input", `{"data":"a\nb\n","eof":true}`)
+	eventually(t, 10*time.Second, func() error {
+		call(t, tok, "GET", one, "").decode(t, &r)
+		if !strings.Contains(r.Stdout, "got a\ngot b\nover\n") {
+			return fmt.Errorf("poll = %+v", r)
+		}
+		return nil
+	})
+	if a := call(t, token(t, "--subject", "background-other"), "GET", one, ""); a.status != 404 {
+		t.Errorf("another tenant polls: %d %s", a.status, a.body)
+	}
+	if a := call(t, tok, "POST", one+"/signal", `{"signal":"TERM"}`); a.status != 200 {
+		t.Errorf("signal: %d %s", a.status, a.body)
+	}
+	call(t, tok, "GET", one+"?wait_seconds=10&cursor="+r.Cursor, "").decode(t, &r)
+	if r.Running || r.Signal != "TERM" || r.Stdout != "" {
+		t.Errorf("after TERM: %+v", r)
+	}
+	// Threat 81.
+	call(t, tok, "POST", exec, `{"command":"echo head; head -c 30000000 /dev/zero; echo tail","wait_seconds":20}`).decode(t, &r)
+	if r.Running || len(r.Stdout) > 2<<20 || !strings.HasPrefix(r.Stdout, "head\n") || !strings.HasSuffix(r.Stdout, "tail\n") {
+		t.Errorf("flood: %d bytes, running %v", len(r.Stdout), r.Running)
+	}
+	call(t, tok, "POST", exec, `{"command":"sleep 600","background":true}`).decode(t, &r)
+	call(t, tok, "DELETE", "/v1/sandboxes/"+s.ID, "")
+	if a := call(t, tok, "GET", exec+"/"+r.ExecID+"?wait_seconds=20", ""); a.status != 410 && a.status != 404 {
+		t.Errorf("after the sandbox ended: %d %s", a.status, a.body)
+	}
+}
+
+func TestExecOnTheCommandLine(t *testing.T) {
+	s := create(t)
+	r := run(t, strings.NewReader("in"), podspawn, "exec", "-i", "-e", "A=b c", "-w", "/tmp", s.ID, "--", "sh", "-c", `cat; echo " $A $PWD"; id -un >&2; exit 9`)
+	if r.code != 9 || r.stdout != "in b c /tmp\n" || r.stderr != "dev\n" {
+		t.Errorf("exec: %v", r)
+	}
+	if r := run(t, nil, podspawn, "exec", "-u", "root", s.ID, "--", "sh", "-c", "id -u; kill -9 $$"); r.code != 137 || r.stdout != "0\n" {
+		t.Errorf("exec as root: %v", r)
+	}
+	if r := run(t, nil, podspawn, "exec", s.ID, "--", "no-such-program"); r.code != 127 {
+		t.Errorf("exec of nothing: %v", r)
+	}
+	if r := run(t, nil, podspawn, "exec", "none", "--", "id"); r.code != 255 || !strings.Contains(r.stderr, "hint") {
+		t.Errorf("exec in nothing: %v", r)
+	}
+	if r := run(t, nil, "script", "-qec", podspawn+" exec -it "+s.ID+" -- sh -c 'tty; stty size; exit 4'", "/dev/null"); r.code != 4 || !strings.Contains(r.stdout, "/dev/pts/") {
+		t.Errorf("exec with a terminal: %v", r)
 	}
 }

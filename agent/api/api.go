@@ -23,8 +23,18 @@ type API interface {
 	Destroy(ctx context.Context, ref string) (Sandbox, error)
 	// Certificate signs r.PublicKey for the sandbox.
 	Certificate(ctx context.Context, ref string, r CertificateRequest) (SSH, error)
-	// Exec runs a command to its end. Cancelling ctx kills its process group.
+	// Exec runs a command to its end, or as far as r says. Cancelling ctx kills its
+	// process group unless r.Background.
 	Exec(ctx context.Context, ref string, r ExecRequest) (ExecResult, error)
+	// StreamExec runs a command and calls emit, from one goroutine, with its output as
+	// it comes; the process waits for emit. It ends with the command, with ctx and with an
+	// error of emit, and kills the command in these cases.
+	StreamExec(ctx context.Context, ref string, r ExecRequest, emit func(ExecEvent) error) error
+	// PollExec, InputExec and SignalExec act on a command that outlived its call. ref
+	// may be "": the exec id is enough. They are known for 10 minutes after their end.
+	PollExec(ctx context.Context, ref, exec string, r ExecPoll) (ExecResult, error)
+	InputExec(ctx context.Context, ref, exec string, r ExecInput) (ExecAccepted, error)
+	SignalExec(ctx context.Context, ref, exec string, r ExecSignal) (ExecAccepted, error)
 	Files
 	CA(ctx context.Context) (CA, error)
 	// CreateToken needs sandbox.ScopeAdmin.

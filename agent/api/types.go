@@ -148,9 +148,67 @@ type ExecRequest struct {
 	Timeout Duration          `json:"timeout,omitempty"`
 	// MaxOutputBytes caps each stream in the answer; head and tail are kept.
 	MaxOutputBytes int `json:"max_output_bytes,omitempty"`
+	// Background lets the command outlive the call: it answers at once, or after
+	// WaitSeconds, and the rest comes with PollExec. Without Stdin its input stays open.
+	Background bool `json:"background,omitempty"`
+	// WaitSeconds is how long to wait for the end before the answer says running. Set,
+	// the command goes on after that; cancelling the call before kills it unless Background.
+	WaitSeconds *float64 `json:"wait_seconds,omitempty"`
+	// StdinOpen keeps the input open behind Stdin, for InputExec. A terminal's always is.
+	StdinOpen bool `json:"stdin_open,omitempty"`
+	// TTY gives it a terminal: for Background and StreamExec.
+	TTY *TTY `json:"tty,omitempty"`
+	// Destroy destroys the sandbox once the result was read, 10 minutes after the end
+	// at the latest. It needs WaitSeconds or Background.
+	Destroy bool `json:"destroy,omitempty"`
 }
 
-// ExecResult is a finished command. A non-zero exit is data, not an error.
+// TTY asks for a terminal.
+type TTY struct {
+	Term string `json:"term,omitempty"`
+	Rows int    `json:"rows,omitempty"`
+	Cols int    `json:"cols,omitempty"`
+}
+
+// ExecPoll asks for what a command did since Cursor.
+type ExecPoll struct {
+	Cursor      string        // of an earlier answer; "" is the beginning
+	Wait        time.Duration // for its end or, with a Cursor, for more output
+	MaxOutput   int           // bytes a stream; 0 is all that there is
+	WaitForData bool          // return as soon as there is output
+}
+
+// ExecInput is the body of POST …/exec/{exec_id}/input.
+type ExecInput struct {
+	Data     string `json:"data,omitempty"`
+	Encoding string `json:"encoding,omitempty"` // utf-8, the default, or base64
+	EOF      bool   `json:"eof,omitempty"`      // after Data
+	Rows     int    `json:"rows,omitempty"`     // of the terminal
+	Cols     int    `json:"cols,omitempty"`
+}
+
+// ExecSignal is the body of POST …/exec/{exec_id}/signal.
+type ExecSignal struct {
+	Signal string `json:"signal"` // such as INT, TERM or KILL, to the process group
+}
+
+// ExecAccepted is the answer to input and signals.
+type ExecAccepted struct {
+	ExecID    string    `json:"exec_id"`
+	Running   bool      `json:"running"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// ExecEvent is one piece of StreamExec: started, stdout, stderr, exit, or ping
+// when nothing else was to say for a while.
+type ExecEvent struct {
+	Kind   string
+	ExecID string      // of started
+	Data   []byte      // of stdout and stderr; valid during the call
+	Result *ExecResult // of exit, without output
+}
+
+// ExecResult is a command. A non-zero exit is data, not an error.
 type ExecResult struct {
 	ExecID     string    `json:"exec_id"`
 	ExitCode   int       `json:"exit_code"`
@@ -161,6 +219,10 @@ type ExecResult struct {
 	DurationMS int64     `json:"duration_ms"`
 	ExpiresAt  time.Time `json:"expires_at"` // of the sandbox
 	TimedOut   bool      `json:"timed_out,omitempty"`
+	// Running says that it goes on: ExitCode is then −1, and what it wrote after Cursor
+	// comes with PollExec.
+	Running bool   `json:"running,omitempty"`
+	Cursor  string `json:"cursor,omitempty"`
 }
 
 // CA is the body of GET /v1/ca.
@@ -196,4 +258,10 @@ type Problem struct {
 	Detail string       `json:"detail"`
 	Code   sandbox.Kind `json:"code"`
 	Hint   string       `json:"hint,omitempty"`
+}
+
+// StreamData is the data of the events stdout and stderr of a stream.
+type StreamData struct {
+	Data     string `json:"data"`
+	Encoding string `json:"encoding,omitempty"` // base64 when it is not UTF-8
 }

@@ -67,6 +67,7 @@ func start(t *testing.T, edit ...func(*Config)) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(service.Close)
 	cfg := Config{Service: service, Log: log}
 	for _, f := range edit {
 		f(&cfg)
@@ -274,8 +275,13 @@ func TestRefusals(t *testing.T) {
 		{"image", "POST", "/v1/sandboxes", `{"image":"no/such"}`, nil, 422, sandbox.KindImageNotFound},
 		{"egress", "POST", "/v1/sandboxes", `{"egress":"public"}`, nil, 403, sandbox.KindEgressDenied},
 		{"patch without ttl", "PATCH", one, `{}`, nil, 400, sandbox.KindInvalidSpec},
-		{"exec as a stream", "POST", one + "/exec", `{"command":"id"}`, header("Accept", "text/event-stream"), 406, sandbox.KindInvalidSpec},
-		{"exec in the background", "POST", one + "/exec", `{"command":"id","background":true}`, nil, 400, sandbox.KindInvalidSpec},
+		{"stream in the background", "POST", one + "/exec", `{"command":"id","background":true}`, header("Accept", "text/event-stream"), 400, sandbox.KindInvalidSpec},
+		{"terminal without a stream", "POST", one + "/exec", `{"command":"id","tty":{}}`, nil, 400, sandbox.KindInvalidSpec},
+		{"too long a wait", "POST", one + "/exec", `{"command":"id","wait_seconds":51}`, nil, 400, sandbox.KindInvalidSpec},
+		{"poll of nothing", "GET", one + "/exec/exe_0000000000000000", "", nil, 404, sandbox.KindNotFound},
+		{"bad cursor", "GET", one + "/exec/exe_0000000000000000?cursor=-1.0", "", nil, 400, sandbox.KindInvalidSpec},
+		{"input for nothing", "POST", one + "/exec/exe_0000000000000000/input", `{"data":"x"}`, nil, 404, sandbox.KindNotFound},
+		{"unknown signal", "POST", one + "/exec/exe_0000000000000000/signal", `{"signal":"SEGV; id"}`, nil, 400, sandbox.KindInvalidSpec},
 		{"certificate as tar", "POST", one + "/certificates", `{}`, header("Accept", "application/x-tar"), 406, sandbox.KindInvalidSpec},
 		{"certificate without key", "POST", one + "/certificates", `{}`, nil, 400, sandbox.KindInvalidSpec},
 		{"certificate folder", "POST", one + "/certificates", `{"public_key":"` + mustKey(t) + `","config_dir":"a b\nProxyCommand id"}`, nil, 400, sandbox.KindInvalidSpec},
@@ -565,6 +571,7 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(service.Close)
 	handler, err := New(Config{Service: service})
 	if err != nil {
 		t.Fatal(err)

@@ -148,14 +148,20 @@ func (a *app) certificate(c echo.Context) error {
 }
 
 func (a *app) exec(c echo.Context) error {
-	for _, err := range []error{noQuery(c), noIdempotencyKey(c), accepts(c, "text/event-stream")} {
+	for _, err := range []error{noQuery(c), noIdempotencyKey(c)} {
 		if err != nil {
 			return err
 		}
 	}
 	var r api.ExecRequest
-	if err := decode(c, &r, "background", "tty", "wait_seconds"); err != nil {
+	if err := decode(c, &r); err != nil {
 		return err
+	}
+	if strings.Contains(c.Request().Header.Get("Accept"), mediaEvents) {
+		return a.streamExec(c, r)
+	}
+	if r.TTY != nil && !r.Background {
+		return sandbox.Errorf(sandbox.KindInvalidSpec, "ask for "+mediaEvents+", or set background", "a command with a terminal has no single answer")
 	}
 	timeout := min(time.Duration(r.Timeout), maxExec)
 	if timeout == 0 {

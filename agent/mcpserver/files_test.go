@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/podspawn/podspawn/agent/agenttest"
 	"github.com/podspawn/podspawn/agent/api"
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
 func TestFilesOverMCP(t *testing.T) {
@@ -144,6 +146,22 @@ func (refusingAPI) Exec(context.Context, string, api.ExecRequest) (api.ExecResul
 	return api.ExecResult{}, errNop
 }
 
+func (refusingAPI) PollExec(context.Context, string, string, api.ExecPoll) (api.ExecResult, error) {
+	return api.ExecResult{}, errNop
+}
+
+func (refusingAPI) InputExec(context.Context, string, string, api.ExecInput) (api.ExecAccepted, error) {
+	return api.ExecAccepted{}, errNop
+}
+
+func (refusingAPI) SignalExec(context.Context, string, string, api.ExecSignal) (api.ExecAccepted, error) {
+	return api.ExecAccepted{}, errNop
+}
+
+func (refusingAPI) Extend(context.Context, string, time.Duration) (api.Sandbox, error) {
+	return api.Sandbox{}, errNop
+}
+
 func (refusingAPI) OpenFile(context.Context, string, api.FileRange) (api.FileContent, error) {
 	return api.FileContent{}, errNop
 }
@@ -154,4 +172,54 @@ func (refusingAPI) WriteFile(context.Context, string, api.FileWrite) (api.FileWr
 
 func (refusingAPI) ListFiles(context.Context, string, string) (api.FileList, error) {
 	return api.FileList{}, errNop
+}
+
+func TestCommandsThatRunOnOverMCP(t *testing.T) {
+	d, base := serve(t)
+	c := connect(t, base, agenttest.Alice, mcp.ProtocolVersion20251125)
+	s, _ := call(t, c, "sandbox_create", nil)
+	got, ok := call(t, c, "sandbox_exec", map[string]any{"id": s["id"], "command": `echo begun; read x; printf '\033[31m%s\n' $x; exit 3`, "background": true, "wait_seconds": 0})
+	if !ok || got["running"] != true || got["exit_code"] != -1.0 || !strings.Contains(got["next"].(string), "exec_poll") {
+		t.Fatalf("sandbox_exec = %v", got)
+	}
+	exec := got["exec_id"]
+	if got, ok := call(t, c, "exec_input", map[string]any{"exec_id": exec, "data": "red\n", "eof": true}); !ok || got["exec_id"] != exec {
+		t.Fatalf("exec_input = %v", got)
+	}
+	end, ok := call(t, c, "exec_poll", map[string]any{"exec_id": exec, "cursor": "0.0"})
+	if !ok || end["running"] == true || end["exit_code"] != 3.0 || end["stdout"] != "begun\nred\n" {
+		t.Errorf("exec_poll = %v", end)
+	}
+	if got, ok := call(t, c, "exec_poll", map[string]any{"exec_id": exec, "cursor": end["cursor"]}); !ok || got["stdout"] != "" {
+		t.Errorf("exec_poll behind the end = %v", got)
+	}
+	got, ok = call(t, c, "sandbox_exec", map[string]any{"id": s["id"], "command": "sleep 600", "wait_seconds": 0.1})
+	if !ok || got["running"] != true {
+		t.Fatalf("sandbox_exec = %v", got)
+	}
+	call(t, c, "exec_input", map[string]any{"exec_id": got["exec_id"], "signal": "INT"})
+	if got, ok := call(t, c, "exec_poll", map[string]any{"exec_id": got["exec_id"]}); !ok || got["signal"] != "INT" {
+		t.Errorf("after INT: %v", got)
+	}
+
+	if got, ok := call(t, c, "sandbox_run", map[string]any{"command": "echo once; exit 2"}); !ok || got["exit_code"] != 2.0 || got["stdout"] != "once\n" {
+		t.Errorf("sandbox_run = %v", got)
+	}
+	if n := len(d.Requests(localapi.OpDestroy)); n < 1 {
+		t.Error("sandbox_run left its sandbox")
+	}
+	before := len(d.Requests(localapi.OpDestroy))
+	got, ok = call(t, c, "sandbox_run", map[string]any{"command": "sleep 1; echo late", "wait_seconds": 0})
+	if !ok || got["running"] != true || len(d.Requests(localapi.OpDestroy)) != before {
+		t.Fatalf("sandbox_run = %v", got)
+	}
+	if got, ok := call(t, c, "exec_poll", map[string]any{"exec_id": got["exec_id"]}); !ok || got["stdout"] != "late\n" {
+		t.Errorf("exec_poll = %v", got)
+	}
+	if n := len(d.Requests(localapi.OpDestroy)); n != before+1 {
+		t.Errorf("%d destructions after the result was read, want 1", n-before)
+	}
+	if got, ok := call(t, c, "sandbox_extend", map[string]any{"id": s["id"], "ttl": "3h"}); !ok || got["id"] != s["id"] {
+		t.Errorf("sandbox_extend = %v", got)
+	}
 }

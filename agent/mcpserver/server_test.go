@@ -44,6 +44,7 @@ func serve(t *testing.T) (d *agenttest.Daemon, base string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(service.Close)
 	srv, err := New(Config{API: httpapi.APIFrom, Version: "test"})
 	if err != nil {
 		t.Fatal(err)
@@ -238,9 +239,12 @@ func TestRefusalsOverMCP(t *testing.T) {
 		{"egress", "sandbox_create", map[string]any{"egress": "public"}, sandbox.KindEgressDenied, "none"},
 		{"no id", "sandbox_get", nil, sandbox.KindInvalidSpec, "sandbox_list"},
 		{"unknown id", "sandbox_get", map[string]any{"id": string(sandbox.NewID())}, sandbox.KindNotFound, ""},
-		{"background", "sandbox_exec", map[string]any{"id": id, "command": "id", "background": true}, sandbox.KindInvalidSpec, "leave it out"},
-		{"wait", "sandbox_exec", map[string]any{"id": id, "command": "id", "wait_seconds": 5}, sandbox.KindInvalidSpec, "leave it out"},
-		{"long", "sandbox_exec", map[string]any{"id": id, "command": "id", "timeout": "26s"}, sandbox.KindInvalidSpec, "setsid"},
+		{"tty", "sandbox_exec", map[string]any{"id": id, "command": "id", "tty": true}, sandbox.KindInvalidSpec, "leave it out"},
+		{"wait", "sandbox_exec", map[string]any{"id": id, "command": "id", "wait_seconds": 51}, sandbox.KindInvalidSpec, "0 to 50"},
+		{"long", "sandbox_exec", map[string]any{"id": id, "command": "id", "timeout": "25h"}, sandbox.KindInvalidSpec, "24h"},
+		{"poll", "exec_poll", map[string]any{"exec_id": "exe_0000000000000000"}, sandbox.KindNotFound, "10 minutes"},
+		{"nothing to do", "exec_input", map[string]any{"exec_id": "exe_0000000000000000"}, sandbox.KindInvalidSpec, "eof"},
+		{"run without a command", "sandbox_run", map[string]any{}, sandbox.KindInvalidSpec, "argv"},
 		{"much output", "sandbox_exec", map[string]any{"id": id, "command": "id", "max_output_bytes": 1 << 20}, sandbox.KindInvalidSpec, "16384"},
 		{"no command", "sandbox_exec", map[string]any{"id": id}, sandbox.KindInvalidSpec, ""},
 		{"private key", "ssh_certificate_issue", map[string]any{"id": id, "public_key": "-----BEGIN OPENSSH PRIVATE KEY-----"}, sandbox.KindInvalidSpec, ".pub"},
@@ -312,7 +316,7 @@ func TestToolsListIsWhatTheContractAsksFor(t *testing.T) {
 		if a.ReadOnlyHint == nil || a.DestructiveHint == nil || a.IdempotentHint == nil || a.OpenWorldHint == nil {
 			t.Fatalf("%s: annotations %+v, want all", tool.Name, a)
 		}
-		if *a.ReadOnlyHint != slices.Contains([]string{"sandbox_get", "sandbox_list", "file_read", "file_list"}, tool.Name) {
+		if *a.ReadOnlyHint != slices.Contains([]string{"sandbox_get", "sandbox_list", "file_read", "file_list", "exec_poll"}, tool.Name) {
 			t.Errorf("%s: readOnly = %v", tool.Name, *a.ReadOnlyHint)
 		}
 		if *a.DestructiveHint != (tool.Name == "sandbox_destroy") {
@@ -322,7 +326,7 @@ func TestToolsListIsWhatTheContractAsksFor(t *testing.T) {
 			t.Errorf("%s: schemas %s", tool.Name, b)
 		}
 	}
-	want := []string{"file_edit", "file_list", "file_read", "file_write", "sandbox_create", "sandbox_destroy", "sandbox_exec", "sandbox_get", "sandbox_list", "ssh_certificate_issue"}
+	want := []string{"exec_input", "exec_poll", "file_edit", "file_list", "file_read", "file_write", "sandbox_create", "sandbox_destroy", "sandbox_exec", "sandbox_extend", "sandbox_get", "sandbox_list", "sandbox_run", "ssh_certificate_issue"}
 	slices.Sort(names)
 	if !slices.Equal(names, want) {
 		t.Errorf("tools = %v, want %v", names, want)

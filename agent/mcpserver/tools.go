@@ -9,17 +9,19 @@ import (
 	"github.com/podspawn/podspawn/sandbox"
 )
 
-// Bounds of sandbox_exec. The limit leaves a second of answerWithin to the answer.
+// How long a tool waits for a command. The limit leaves two seconds of
+// answerWithin to the rest.
 const (
 	execDefault = 20 * time.Second
-	execMax     = answerWithin - time.Second
+	execMax     = answerWithin - 2*time.Second
 	maxOutput   = 16 << 10 // bytes a stream
 )
 
 // tools returns all tools, in the order in which they are listed.
 func tools(bridge bool) []tool {
 	return []tool{
-		createTool(bridge), getTool(), listTool(), execTool(),
+		createTool(bridge), getTool(), listTool(), extendTool(), runTool(),
+		execTool(), pollTool(), inputTool(),
 		fileReadTool(), fileWriteTool(), fileEditTool(), fileListTool(),
 		destroyTool(), certificateTool(bridge),
 	}

@@ -12,6 +12,7 @@ func commandsOf(a *app) []*cobra.Command {
 		newDestroyCommand(a),
 		newSSHCommand(a),
 		newCertCommand(a),
+		newExecCommand(a),
 		newCpCommand(a),
 		newRunCommand(a),
 		newMCPCommand(a),

@@ -19,11 +19,11 @@ const (
 	exitDenied      = 4
 	exitConflict    = 5
 	exitUnreachable = 6
-	exitOurs        = 255 // of ssh and run, whose status is else the remote command's
+	exitOurs        = 255 // of ssh, exec and run, whose status is else the remote command's
 )
 
 const exitCodesHelp = `Exit codes: 0 ok, 1 failed, 2 usage, 3 not found or gone, 4 denied,
-5 conflict or quota, 6 service unreachable; ssh and run: the remote command's
+5 conflict or quota, 6 service unreachable; ssh, exec and run: the command's
 status, or 255 when the failure is ours.
 `
 

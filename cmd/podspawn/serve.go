@@ -94,6 +94,7 @@ func runServe(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	defer svc.Close() // commands that outlive their calls end with this process
 	mcp, err := mcpserver.New(mcpserver.Config{API: httpapi.APIFrom, Version: version, Log: log})
 	if err != nil {
 		return err
