@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -189,6 +190,7 @@ func TestBackgroundCommandInASandbox(t *testing.T) {
 	one := exec + "/" + r.ExecID
 	call(t, tok, "POST", one+"/input", `{"data":"a\nb\n","eof":true}`)
 	eventually(t, 10*time.Second, func() error {
+		r = ran{}
 		call(t, tok, "GET", one, "").decode(t, &r)
 		if !strings.Contains(r.Stdout, "got a\ngot b\nover\n") {
 			return fmt.Errorf("poll = %+v", r)
@@ -201,15 +203,19 @@ func TestBackgroundCommandInASandbox(t *testing.T) {
 	if a := call(t, tok, "POST", one+"/signal", `{"signal":"TERM"}`); a.status != 200 {
 		t.Errorf("signal: %d %s", a.status, a.body)
 	}
-	call(t, tok, "GET", one+"?wait_seconds=10&cursor="+r.Cursor, "").decode(t, &r)
+	cursor := r.Cursor
+	r = ran{}
+	call(t, tok, "GET", one+"?wait_seconds=10&cursor="+cursor, "").decode(t, &r)
 	if r.Running || r.Signal != "TERM" || r.Stdout != "" {
 		t.Errorf("after TERM: %+v", r)
 	}
 	// Threat 81.
+	r = ran{}
 	call(t, tok, "POST", exec, `{"command":"echo head; head -c 30000000 /dev/zero; echo tail","wait_seconds":20}`).decode(t, &r)
 	if r.Running || len(r.Stdout) > 2<<20 || !strings.HasPrefix(r.Stdout, "head\n") || !strings.HasSuffix(r.Stdout, "tail\n") {
 		t.Errorf("flood: %d bytes, running %v", len(r.Stdout), r.Running)
 	}
+	r = ran{}
 	call(t, tok, "POST", exec, `{"command":"sleep 600","background":true}`).decode(t, &r)
 	call(t, tok, "DELETE", "/v1/sandboxes/"+s.ID, "")
 	if a := call(t, tok, "GET", exec+"/"+r.ExecID+"?wait_seconds=20", ""); a.status != 410 && a.status != 404 {
@@ -234,5 +240,20 @@ func TestExecOnTheCommandLine(t *testing.T) {
 	}
 	if r := run(t, nil, "script", "-qec", podspawn+" exec -it "+s.ID+" -- sh -c 'tty; stty size; exit 4'", "/dev/null"); r.code != 4 || !strings.Contains(r.stdout, "/dev/pts/") {
 		t.Errorf("exec with a terminal: %v", r)
+	}
+}
+
+// Anybody on the host may connect to podspawn.sock, and leave at once.
+func TestCallersThatHangUpAtOnceEndNothing(t *testing.T) {
+	need(t)
+	for range 300 {
+		c, err := net.Dial("unix", "/run/podspawn/podspawn.sock")
+		if err != nil {
+			t.Fatalf("the socket is gone: %v", err)
+		}
+		_ = c.Close() // that is the test
+	}
+	if r := run(t, nil, podspawn, "list", "--json"); r.code != 0 {
+		t.Errorf("list after that: %v", r)
 	}
 }

@@ -44,7 +44,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if err == nil {
 			return conn, nil
 		}
-		if sandbox.KindOf(err) != sandbox.KindUnavailable {
+		// What the daemon says is wrong with one caller must not end the service for all.
+		if _, said := errors.AsType[*sandbox.Error](err); !said {
 			return nil, err
 		}
 		select {

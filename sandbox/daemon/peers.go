@@ -141,21 +141,25 @@ func waitHangup(ctx context.Context, conn *net.UnixConn) {
 // accept hands the next caller to the API process. The lease of the answer is
 // the API process's word that it still serves the caller.
 func (s *Server) accept(ctx context.Context) (answer, error) {
-	select {
-	case c := <-s.peers.ready:
-		f, err := c.conn.File()
-		if err != nil {
-			c.release()
-			return answer{}, err
+	for {
+		select {
+		case c := <-s.peers.ready:
+			f, err := c.conn.File()
+			if err != nil {
+				// It hung up already, which anybody can do: the next one, please. An error
+				// here would look to the API process like one of the socket.
+				c.release()
+				continue
+			}
+			return answer{
+				body: localapi.AcceptResponse{Peer: c.handle, UID: c.uid}, file: f, undo: c.release,
+				held: func(ctx context.Context) {
+					defer c.release()
+					<-ctx.Done()
+				},
+			}, nil
+		case <-ctx.Done():
+			return answer{}, sandbox.Errorf(sandbox.KindUnavailable, "", "nobody called")
 		}
-		return answer{
-			body: localapi.AcceptResponse{Peer: c.handle, UID: c.uid}, file: f, undo: c.release,
-			held: func(ctx context.Context) {
-				defer c.release()
-				<-ctx.Done()
-			},
-		}, nil
-	case <-ctx.Done():
-		return answer{}, sandbox.Errorf(sandbox.KindUnavailable, "", "nobody called")
 	}
 }
