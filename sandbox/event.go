@@ -14,7 +14,9 @@ const (
 	EventCertRefused      EventKind = "cert.refused"
 	EventCertRevoked      EventKind = "cert.revoked"
 	EventSandboxCreated   EventKind = "sandbox.created"
+	EventSandboxPooled    EventKind = "sandbox.pooled" // being made ahead, for nobody yet
 	EventSandboxStarted   EventKind = "sandbox.started"
+	EventSandboxClaimed   EventKind = "sandbox.claimed" // taken from the pool
 	EventSandboxDraining  EventKind = "sandbox.draining"
 	EventSandboxExtended  EventKind = "sandbox.extended"
 	EventSandboxDestroyed EventKind = "sandbox.destroyed"

@@ -32,7 +32,8 @@ type Sessions interface {
 	End(ctx context.Context, s Sandbox, conns []Connection) error
 }
 
-// Config is what a Manager works with. All fields are needed but Log.
+// Config is what a Manager works with. Log may be nil; a zero Pool is no pool, and
+// needs no Generation; without MemoryReserve Memory is not asked.
 type Config struct {
 	Store    Store
 	Runtime  Runtime
@@ -40,7 +41,15 @@ type Config struct {
 	Sockets  Sockets
 	Guest    Guest
 	Sessions Sessions
-	Log      *slog.Logger
+	Pool     PoolConfig
+	// Generation changes when guest or runtime do: what was started with others is
+	// of no use in the pool any more.
+	Generation func() (string, error)
+	// Memory is what the host has available, in bytes. Nothing is started that would
+	// begin with less than MemoryReserve.
+	Memory        func() (int64, error)
+	MemoryReserve int64
+	Log           *slog.Logger
 }
 
 // Timeouts of the manager's own work, whoever waits for it.
@@ -64,20 +73,32 @@ type Manager struct {
 	sessions Sessions
 	log      *slog.Logger
 
-	kick  chan struct{} // capacity 1: wakes the reaper early
-	again chan struct{} // capacity 1: reconcile now
+	pool       PoolConfig
+	generation func() (string, error)
+	memory     func() (int64, error)
+	reserve    int64
 
-	mu       sync.Mutex     // guards what follows
-	starts   map[ID]*start  // being started by this process
-	ends     map[ID]*end    // being destroyed by this process
-	activity map[ID]int     // running calls and commands
-	retry    map[ID]backoff // destructions that did not finish
-	wg       sync.WaitGroup // background starts and destructions
-	closed   bool           // no new background work
+	kick     chan struct{} // capacity 1: wakes the reaper early
+	again    chan struct{} // capacity 1: reconcile now
+	poolKick chan struct{} // capacity 1: wakes the pool early
+
+	mu        sync.Mutex               // guards what follows
+	starts    map[ID]*start            // being started by this process
+	ends      map[ID]*end              // being destroyed by this process
+	activity  map[ID]int               // running calls and commands
+	retry     map[ID]backoff           // destructions that did not finish
+	taken     map[ID]bool              // pooled ones that a Create is trying
+	keys      map[string]chan struct{} // idempotency keys being decided on; closed when that is done
+	lastStart time.Time                // of a tenant's sandbox
+	poolNext  time.Time                // the pool starts nothing before
+	poolErr   error                    // why the pool is not full
+	wg        sync.WaitGroup           // background starts and destructions
+	closed    bool                     // no new background work
 }
 
 // start is one start in progress: done is closed after err is set.
 type start struct {
+	pooled bool // nobody waits for it
 	cancel context.CancelCauseFunc
 	done   chan struct{}
 	err    error
@@ -104,12 +125,14 @@ func NewManager(c Config) *Manager {
 	return &Manager{
 		store: c.Store, runtime: c.Runtime, host: c.Host, sockets: c.Sockets,
 		guest: c.Guest, sessions: c.Sessions, log: log,
-		kick:     make(chan struct{}, 1),
-		again:    make(chan struct{}, 1),
+		pool: c.Pool, generation: c.Generation, memory: c.Memory, reserve: c.MemoryReserve,
+		kick: make(chan struct{}, 1), again: make(chan struct{}, 1), poolKick: make(chan struct{}, 1),
 		starts:   map[ID]*start{},
 		ends:     map[ID]*end{},
 		activity: map[ID]int{},
 		retry:    map[ID]backoff{},
+		taken:    map[ID]bool{},
+		keys:     map[string]chan struct{}{},
 	}
 }
 
@@ -127,7 +150,8 @@ type CreateParams struct {
 	RequestDigest  string
 }
 
-// Create makes a sandbox and returns it once it is ready. When ctx ends first it
+// Create makes a sandbox, or takes one from the pool, and returns it once it is
+// ready. When ctx ends first it
 // returns the row as it is then, and the start goes on: the sandbox belongs to
 // its tenant from the moment it is accepted. A sandbox that cannot be started is
 // destroyed, and the error says why.
@@ -147,7 +171,22 @@ func (m *Manager) Create(ctx context.Context, p CreateParams) (Sandbox, error) {
 	if row.User == "" {
 		row.User = img.User
 	}
+	if row, err = m.accept(ctx, row, p); err != nil {
+		return Sandbox{}, err
+	}
+	return m.await(ctx, row)
+}
+
+// accept finds the sandbox of an earlier call with the same key, claims a pooled
+// one, or begins to start one.
+func (m *Manager) accept(ctx context.Context, row Sandbox, p CreateParams) (Sandbox, error) {
 	if p.IdempotencyKey != "" {
+		// Between what the key stands for and the row, one call at a time.
+		done, err := m.lockKey(ctx, row.Tenant, p.IdempotencyKey)
+		if err != nil {
+			return Sandbox{}, err
+		}
+		defer done()
 		digest, value, fresh, err := m.store.Remember(ctx, row.Tenant, p.IdempotencyKey, p.RequestDigest, string(row.ID), p.Now)
 		if err != nil {
 			return Sandbox{}, err
@@ -158,37 +197,56 @@ func (m *Manager) Create(ctx context.Context, p CreateParams) (Sandbox, error) {
 					"this idempotency key was used for another request")
 			}
 			row.ID = ID(value)
-			switch got, err := m.store.Get(ctx, row.ID); {
-			case err == nil:
-				return m.await(ctx, got)
-			case KindOf(err) != KindNotFound:
-				return Sandbox{}, err
+			if got, err := m.store.Get(ctx, row.ID); err == nil || KindOf(err) != KindNotFound {
+				return got, err
 			}
 			// The first call got no further than its key: carry on in its place.
 		}
 	}
-	id := row.ID
-	row, err = m.store.Insert(ctx, row, p.Quota, m.event(EventSandboxCreated, p.Now, row, p.Caller))
-	if p.IdempotencyKey != "" && err != nil {
-		// Another call with the same key was quicker between its key and its row.
-		if got, gerr := m.store.Get(ctx, id); gerr == nil {
-			return m.await(ctx, got)
-		}
+	if err := m.memoryLeft(); err != nil {
+		return Sandbox{}, err
 	}
+	if got, ok, err := m.claimPooled(ctx, row, p); err != nil || ok {
+		return got, err
+	}
+	row, err := m.store.Insert(ctx, row, p.Quota, m.event(EventSandboxCreated, p.Now, row, p.Caller))
 	if err != nil {
 		return Sandbox{}, err
 	}
 	fault.At("manager.create.accepted")
-	if err := m.begin(row); err != nil {
-		return Sandbox{}, err
+	return row, m.begin(row)
+}
+
+// lockKey waits until no other call decides on the tenant's idempotency key.
+func (m *Manager) lockKey(ctx context.Context, tenant, key string) (unlock func(), err error) {
+	name := tenant + "\x00" + key
+	for {
+		m.mu.Lock()
+		busy := m.keys[name]
+		if busy == nil {
+			mine := make(chan struct{})
+			m.keys[name] = mine
+			m.mu.Unlock()
+			return func() {
+				m.mu.Lock()
+				delete(m.keys, name)
+				m.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		m.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return m.await(ctx, row)
 }
 
 // begin starts an accepted sandbox in the background.
 func (m *Manager) begin(row Sandbox) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	st := &start{cancel: cancel, done: make(chan struct{})}
+	st := &start{pooled: row.Pool != "", cancel: cancel, done: make(chan struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -196,6 +254,9 @@ func (m *Manager) begin(row Sandbox) error {
 		return Errorf(KindUnavailable, "try again in a few seconds", "the daemon is shutting down")
 	}
 	m.starts[row.ID] = st
+	if !st.pooled {
+		m.lastStart = time.Now()
+	}
 	m.wg.Add(1)
 	go func() {
 		defer m.wg.Done()
@@ -269,6 +330,7 @@ func Gone(s Sandbox) *Error {
 		ReasonDeadline:  "it reached its deadline",
 		ReasonStart:     "it could not be started",
 		ReasonLost:      "its container stopped",
+		ReasonRetired:   "nobody used it",
 	}[s.Reason]
 	at := s.DrainingAt
 	if at.IsZero() {
@@ -338,6 +400,9 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 			return nil, Gone(*s)
 		}
 		s.State = StateReady
+		if s.Pool != "" {
+			s.State = StatePooled
+		}
 		s.Container, s.Portal, s.SocketDev, s.SocketIno = box.ID, portal, dev, ino
 		s.ReadyAt, s.LastActivity = now, now
 		return []Event{m.event(EventSandboxStarted, now, *s, system)}, nil

@@ -21,7 +21,12 @@ func (m *Manager) Run(ctx context.Context) {
 		defer close(watched)
 		m.watch(ctx)
 	}()
-	defer func() { <-watched }()
+	pooled := make(chan struct{})
+	go func() {
+		defer close(pooled)
+		m.runPool(ctx)
+	}()
+	defer func() { <-watched; <-pooled }()
 
 	reap := time.NewTicker(reapEvery)
 	defer reap.Stop()
@@ -70,7 +75,7 @@ func (m *Manager) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := m.runtime.Watch(ctx, func(id ID) {
 			row, err := m.store.Get(ctx, id)
-			if err == nil && row.State.Usable() {
+			if err == nil && (row.State.Usable() || row.State == StatePooled) {
 				m.destroyLater(id, ReasonLost)
 			}
 		})
@@ -97,7 +102,14 @@ func (m *Manager) reap(ctx context.Context, now time.Time) error {
 		return err
 	}
 	for _, s := range rows {
-		if reason, due := m.due(s, now); due {
+		reason, due := m.due(s, now)
+		switch {
+		case !due:
+		case s.State == StatePooled: // it may be claimed at this moment
+			if err := m.retire(ctx, s.ID, reason); err != nil {
+				return err
+			}
+		default:
 			m.destroyLater(s.ID, reason)
 		}
 	}

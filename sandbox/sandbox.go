@@ -5,7 +5,10 @@ import "time"
 // State is where a sandbox is in its life.
 //
 //	accepted → starting → ready → running → draining → destroyed | expired | failed
+//	                    ↘ pooled ↗
 //
+// pooled: made ahead, complete, and nobody's (see Sandbox.Pool); it becomes ready
+// when it is claimed.
 // ready: container, portal and login exist, and nobody is connected over SSH
 // (commands may run). running: at least one SSH connection is open. draining:
 // being destroyed. The last three are final, and are written only when nothing
@@ -16,6 +19,7 @@ type State string
 const (
 	StateAccepted  State = "accepted"
 	StateStarting  State = "starting"
+	StatePooled    State = "pooled"
 	StateReady     State = "ready"
 	StateRunning   State = "running"
 	StateDraining  State = "draining"
@@ -43,6 +47,7 @@ const (
 	ReasonDeadline  Reason = "deadline"  // ttl
 	ReasonStart     Reason = "start"     // it could not be started
 	ReasonLost      Reason = "lost"      // its container went away under it
+	ReasonRetired   Reason = "retired"   // it waited in the pool, and is of no use there any more
 )
 
 // Final returns the state in which a destruction for this reason ends.
@@ -76,6 +81,11 @@ type Sandbox struct {
 	User string
 	// ImageID is the immutable id that Spec.Image named when the sandbox was made.
 	ImageID string
+	// Pool is set while nobody owns the sandbox: it is being made ahead or waits in
+	// StatePooled, and Pool names what it can be used for (see PoolKey). Tenant,
+	// Subject, Name and Labels are empty then, so that no tenant sees it, and no
+	// certificate can be issued for it. The claim clears Pool for ever; one that ends unclaimed keeps it.
+	Pool string
 	// Container is the runtime's id of the container; "" before it was created.
 	Container string
 	// Portal identifies the portal's network namespace: what the PAM step's peer must

@@ -18,9 +18,26 @@ type Store interface {
 	// the round robin over MinUID..MaxUID that no living sandbox has and that has
 	// rested for UIDQuarantine. It returns the row with its UID. In the same transaction it
 	// enforces the quotas: KindQuota when the tenant already has quota.PerTenant
-	// living (not final) sandboxes, KindCapacity when there are quota.Total in all or
+	// living (not final) sandboxes, KindCapacity when there are quota.Total in all, when
+	// the memory limits of all and this one add up to more than quota.Memory, or
 	// no uid is free, KindConflict when a living sandbox of the tenant has the Name.
+	// What nobody owns counts only when s is nobody's either: the pool never keeps a
+	// tenant from a sandbox.
 	Insert(ctx context.Context, s Sandbox, quota Quota, ev Event) (Sandbox, error)
+
+	// ClaimPooled gives the sandbox s.ID, which waits in StatePooled under the key
+	// s.Pool, to its first and only owner: in one transaction it takes Tenant, Subject,
+	// Name, Labels, Spec, Digest, User, CreatedAt, ExpiresAt and LastActivity from s,
+	// clears Pool, sets ReadyAt to s.CreatedAt and the state to StateReady, and writes the
+	// events. Of N parallel claims of one sandbox exactly one succeeds; the others, and one
+	// for a sandbox that is in another state or under another key, fail with KindNotFound.
+	// Quotas and the name are enforced as by Insert. When key is not empty, what Remember
+	// keeps under (s.Tenant, key) becomes the sandbox's id.
+	ClaimPooled(ctx context.Context, s Sandbox, quota Quota, key string, ev ...Event) (Sandbox, error)
+
+	// Pooled returns the living sandboxes that nobody owns, oldest first: those in
+	// StatePooled, those on the way there, and those being destroyed unclaimed.
+	Pooled(ctx context.Context) ([]Sandbox, error)
 
 	// Get returns one sandbox, also a final one.
 	Get(ctx context.Context, id ID) (Sandbox, error)
@@ -38,7 +55,7 @@ type Store interface {
 	// Update reads the sandbox, lets change edit the copy, and writes it with the
 	// events that change returned, all in one transaction. When change returns an
 	// error nothing is written and that error is returned as it is. change may not
-	// touch ID, Tenant, Spec, Digest, UID or CreatedAt; it may run more than once.
+	// touch ID, Tenant, Spec, Digest, UID, Pool or CreatedAt; it may run more than once.
 	Update(ctx context.Context, id ID, change func(*Sandbox) ([]Event, error)) (Sandbox, error)
 
 	// Issue takes the next serial (contiguous from 1; 0 and 2^64-1 are never issued),
@@ -97,6 +114,7 @@ type Store interface {
 type Quota struct {
 	PerTenant int
 	Total     int
+	Memory    int64 // bytes
 }
 
 // Filter selects sandboxes. Zero values select everything.

@@ -27,6 +27,7 @@ type config struct {
 	SSH       sshConfig
 	Docker    dockerConfig
 	Limits    limitsConfig
+	Pool      poolConfig
 	Defaults  defaultsConfig
 	Log       logConfig
 	StateDir  string
@@ -53,10 +54,25 @@ type dockerConfig struct {
 }
 
 type limitsConfig struct {
-	PerTenant  int // living sandboxes
-	Total      int
-	TTLMax     time.Duration
-	CertTTLMax time.Duration
+	PerTenant int // living sandboxes
+	Total     int
+	// Memory bounds the memory limits of all sandboxes together; 0 is autoMemory
+	// times the host's. MemoryReserve is what the host must have available.
+	Memory        int64
+	MemoryReserve int64
+	TTLMax        time.Duration
+	CertTTLMax    time.Duration
+}
+
+// autoMemory is how often limits.memory: auto promises the host's memory: most
+// sandboxes use a small part of their limit, and what is really left is looked at
+// as well.
+const autoMemory = 2
+
+// poolConfig says what is held ready. Image "" is Defaults.Image.
+type poolConfig struct {
+	Size  int
+	Image string
 }
 
 // defaultsConfig completes specs that leave these out. Sizes are in bytes.
@@ -78,7 +94,8 @@ func defaultConfig() *config {
 		Listen:   "127.0.0.1:7722",
 		SSH:      sshConfig{Host: "127.0.0.1", Port: 22},
 		Docker:   dockerConfig{Socket: "/var/run/docker.sock"},
-		Limits:   limitsConfig{PerTenant: 5, Total: 100, TTLMax: 24 * time.Hour, CertTTLMax: 15 * time.Minute},
+		Limits:   limitsConfig{PerTenant: 5, Total: 100, MemoryReserve: 256 << 20, TTLMax: 24 * time.Hour, CertTTLMax: 15 * time.Minute},
+		Pool:     poolConfig{Size: 2},
 		Defaults: defaultsConfig{Image: sandbox.DefaultImage, CPUs: r.CPUs, Memory: r.Memory, Disk: r.Disk, PIDs: r.PIDs},
 		Log:      logConfig{Level: "info"},
 		StateDir: "/var/lib/podspawn",

@@ -54,7 +54,7 @@ func TestLoadConfigRefusals(t *testing.T) {
 		"unknown/top":            {"lisen: 127.0.0.1:1\n", `:1: unknown key "lisen"; did you mean listen?`},
 		"unknown/nested":         {"ssh:\n  host: a\n  prot: 3\n", `:3: unknown key "ssh.prot"; did you mean ssh.port?`},
 		"unknown/section":        {"limit:\n  total: 3\n", `unknown key "limit"; did you mean limits?`},
-		"later":                  {"pool: {size: 2}\n", "pool is not supported in this version yet"},
+		"later":                  {"metrics: {listen: a}\n", "metrics is not supported in this version yet"},
 		"later/nested":           {"docker:\n  runtime: runc\n", ":2: docker.runtime is not supported in this version yet"},
 		"number/out of range":    {"ssh: {port: 70000}\n", "no number from 1 to 65535"},
 		"bool/yes":               {"tls: {behind_proxy: yes}\n", "neither true nor false"},

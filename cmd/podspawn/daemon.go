@@ -165,11 +165,16 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 	}); err != nil {
 		return nil, err
 	}
+	quota, err := c.hostQuota()
+	if err != nil {
+		return nil, err
+	}
 	guests := daemon.NewGuests(b.sockets)
 	host := portal.New(portal.Config{Home: filepath.Join(c.StateDir, "home"), Shell: hookBinary})
 	b.ssh = daemon.NewSessions(b.store, func() { b.manager.Kick() }, log)
 	b.manager = sandbox.NewManager(sandbox.Config{
 		Store: b.store, Runtime: b.runtime, Sockets: b.sockets, Guest: guests, Sessions: b.ssh, Log: log,
+		Pool: c.pool(quota), Generation: generation, Memory: availableMemory, MemoryReserve: c.Limits.MemoryReserve,
 		Host: host,
 	})
 	hostname, err := os.Hostname()
@@ -182,7 +187,7 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 		Host: info, SFTPCommand: setup.sftp,
 		Tokens: newTokens(signer, c.baseURL()),
 		NetNS:  portal.CookieOf, Relay: host.OpenRelay, SetupIntact: setup.check, HostRule: portal.CheckHostRule,
-		Limits: daemon.Limits{PerTenant: c.Limits.PerTenant, Total: c.Limits.Total, TTLMax: c.Limits.TTLMax, CertTTLMax: c.Limits.CertTTLMax},
+		Limits: daemon.Limits{PerTenant: c.Limits.PerTenant, Total: quota.Total, Memory: quota.Memory, TTLMax: c.Limits.TTLMax, CertTTLMax: c.Limits.CertTTLMax},
 		Log:    log,
 	})
 	return b, nil

@@ -107,6 +107,7 @@ func diagnose(ctx context.Context, c *config) []check {
 		checkOf(ctx, "serve", "it answers and can make sandboxes", func(ctx context.Context) error {
 			return serveReady(ctx, filepath.Join(c.RunDir, "podspawn.sock"))
 		}),
+		poolCheck(ctx, filepath.Join(c.RunDir, filepath.Base(localapi.SocketPath))),
 		checkOf(ctx, "listener", c.baseURL(), func(ctx context.Context) error { return listens(ctx, c.Listen) }),
 	)
 }
@@ -177,6 +178,29 @@ func daemonAnswers(ctx context.Context, path string) error {
 		return withHint(fmt.Errorf("%s belongs to uid %d, not to root", path, peer.UID), "stop that process, remove the socket, and start podspawn daemon")
 	}
 	return nil
+}
+
+// poolCheck says what the pool holds. A pool that is not full is no failure: then
+// creates start containers, which takes longer.
+func poolCheck(ctx context.Context, path string) check {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	k := check{Name: "pool", Status: checkPass}
+	var st sandbox.PoolStatus
+	err := (&localapi.Client{Path: path}).Call(ctx, localapi.OpPool, localapi.Auth{}, struct{}{}, &st)
+	switch {
+	case err != nil:
+		msg, hint := words(err)
+		k.Status, k.Detail, k.Remedy = checkWarn, msg, hint
+	case st.Size == 0:
+		k.Detail = "off (pool.size is 0)"
+	default:
+		k.Detail = fmt.Sprintf("%d of %d sandboxes are ready to be taken", st.Ready, st.Size)
+		if st.Problem != "" {
+			k.Status, k.Detail, k.Remedy = checkWarn, k.Detail+": "+st.Problem, "creates start a container each meanwhile; the daemon's log has more"
+		}
+	}
+	return k
 }
 
 // serveReady asks what serve and the daemon together think of themselves.

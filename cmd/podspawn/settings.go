@@ -37,9 +37,13 @@ func (c *config) settings() []setting {
 		textSetting("docker.socket", &c.Docker.Socket),
 		intSetting("limits.per_tenant", &c.Limits.PerTenant, 1, 28999),
 		intSetting("limits.total", &c.Limits.Total, 1, 28999),
+		autoSizeSetting("limits.memory", &c.Limits.Memory, 64<<20, 64<<40),
+		sizeSetting("limits.memory_reserve", &c.Limits.MemoryReserve, 1<<20, 1<<40),
 		durationSetting("limits.ttl_max", &c.Limits.TTLMax, time.Minute, 24*time.Hour),
 		durationSetting("limits.cert_ttl_max", &c.Limits.CertTTLMax, 10*time.Second, 15*time.Minute),
 		textSetting("defaults.image", &c.Defaults.Image),
+		intSetting("pool.size", &c.Pool.Size, 0, 100),
+		textSetting("pool.image", &c.Pool.Image),
 		floatSetting("defaults.cpus", &c.Defaults.CPUs, 0.1, 64),
 		sizeSetting("defaults.memory", &c.Defaults.Memory, 64<<20, 256<<30),
 		sizeSetting("defaults.disk", &c.Defaults.Disk, 64<<20, 50<<30),
@@ -52,7 +56,7 @@ func (c *config) settings() []setting {
 
 // laterKeys are keys, or sections of keys, that are planned: accepting them
 // would promise what does not happen.
-var laterKeys = [...]string{"docker.runtime", "pool", "ca", "images", "egress", "oidc", "metrics"}
+var laterKeys = [...]string{"docker.runtime", "ca", "images", "egress", "oidc", "metrics"}
 
 func textSetting(key string, p *string) setting {
 	return setting{
@@ -169,6 +173,26 @@ func sizeSetting(key string, p *int64, least, most int64) setting {
 			return nil
 		},
 	}
+}
+
+// autoSizeSetting is a size, or "auto", which is kept as 0.
+func autoSizeSetting(key string, p *int64, least, most int64) setting {
+	s := sizeSetting(key, p, least, most)
+	get, set := s.get, s.set
+	s.get = func() string {
+		if *p == 0 {
+			return "auto"
+		}
+		return get()
+	}
+	s.set = func(v string) error {
+		if v == "auto" {
+			*p = 0
+			return nil
+		}
+		return set(v)
+	}
+	return s
 }
 
 // parseDuration reads "90s", or seconds.

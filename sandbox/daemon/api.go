@@ -88,6 +88,9 @@ func (s *Server) authenticate(ctx context.Context, a localapi.Auth) (sandbox.Cal
 		if err != nil {
 			return sandbox.Caller{}, err
 		}
+		if tok.Tenant == "" { // to the state, "" is everybody, and who owns the pool
+			return sandbox.Caller{}, sandbox.Errorf(sandbox.KindUnauthorized, "get a new token with podspawn token create", "the token names no tenant")
+		}
 		return sandbox.Caller{
 			Tenant: tok.Tenant, Subject: tok.Subject, Kind: sandbox.ActorAgent, Token: tok.ID, Scopes: tok.Scopes, Caps: tok.Caps,
 		}, nil
@@ -150,10 +153,10 @@ func (s *Server) create(ctx context.Context, c call, by sandbox.Caller) (answer,
 	}
 	row, err := s.Manager.Create(ctx, sandbox.CreateParams{
 		Caller: by, Name: in.Name, Labels: in.Labels, Spec: in.Spec, Now: time.Now(),
-		Quota:          sandbox.Quota{PerTenant: perTenant, Total: s.Limits.Total},
+		Quota:          sandbox.Quota{PerTenant: perTenant, Total: s.Limits.Total, Memory: s.Limits.Memory},
 		IdempotencyKey: in.IdempotencyKey, RequestDigest: in.RequestDigest,
 	})
-	if sandbox.KindOf(err) == sandbox.KindQuota && err != nil {
+	if k := sandbox.KindOf(err); err != nil && (k == sandbox.KindQuota || k == sandbox.KindCapacity) {
 		s.deny(ctx, sandbox.EventQuotaDenied, by, err)
 	}
 	if err != nil {

@@ -56,6 +56,7 @@ type Config struct {
 type Limits struct {
 	PerTenant  int           // living sandboxes of one tenant
 	Total      int           // of all; 0 is no limit
+	Memory     int64         // of all sandboxes' memory limits together, in bytes; 0 is no limit
 	TTLMax     time.Duration // of a sandbox
 	CertTTLMax time.Duration
 }
@@ -254,6 +255,11 @@ func (s *Server) dispatch(ctx context.Context, c call) (answer, error) {
 	case localapi.OpPAMClose:
 		if uid == 0 {
 			return s.pamClose(ctx, c)
+		}
+	case localapi.OpPool:
+		if uid == 0 {
+			st, err := s.Manager.PoolStatus(ctx)
+			return answer{body: st}, err
 		}
 	case localapi.OpSession:
 		if uid >= sandbox.MinUID && uid <= sandbox.MaxUID {

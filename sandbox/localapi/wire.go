@@ -29,6 +29,8 @@ const (
 	OpChannel    Op = "hook.channel"    // the same, about a channel that is open already
 	OpForward    Op = "hook.forward"    // a sandbox's uid: its relay, or, for an agent, below a claimed sshd; answers with a descriptor
 
+	OpPool Op = "host.pool" // uid 0; answers with a sandbox.PoolStatus
+
 	// uid of podspawn-api; all but the first three with the caller's Auth.
 	OpAccept  Op = "api.accept" // wait for a caller on podspawn.sock; answers with the descriptor
 	OpKeys    Op = "api.keys"   // public keys that tokens are signed with

@@ -184,7 +184,7 @@ func TestUIDsRestAndGoRound(t *testing.T) {
 
 	// None is left.
 	if _, err := s.w.Exec(`WITH RECURSIVE u (uid) AS (SELECT ?1 UNION ALL SELECT uid + 1 FROM u WHERE uid < ?2)
-		INSERT INTO sandboxes (`+columns+`) SELECT 'x' || uid, 't', '', '', '{}', '{}', '', uid, 'destroyed', 1, '', '', '', '', 0, 0, 0, 1, 0, 0, 0, 0, 0, ?3 FROM u`,
+		INSERT INTO sandboxes (`+columns+`) SELECT 'x' || uid, 't', '', '', '{}', '{}', '', uid, 'destroyed', 1, '', '', '', '', 0, 0, 0, 1, 0, 0, 0, 0, 0, ?3, '' FROM u`,
 		sandbox.MinUID, sandbox.MaxUID, now.UnixNano()); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 
 // columns of a sandbox, in the order of encodeSandbox and scanSandbox.
 const columns = `id, tenant, subject, name, labels, spec, digest, uid, state, final, reason, user, image_id, container,
-	portal, socket_dev, socket_ino, created_at, ready_at, expires_at, last_activity, grace_until, draining_at, ended_at`
+	portal, socket_dev, socket_ino, created_at, ready_at, expires_at, last_activity, grace_until, draining_at, ended_at, pool`
 
 // maxList bounds List; defaultList is its limit when the filter has none.
 const defaultList, maxList = 100, 100_000
@@ -36,7 +36,7 @@ func encodeSandbox(s sandbox.Sandbox) ([]any, error) {
 		string(s.ID), s.Tenant, s.Subject, s.Name, labels, spec, string(s.Digest), s.UID, string(s.State), s.State.Final(),
 		string(s.Reason), s.User, s.ImageID, s.Container, int64(s.Portal), int64(s.SocketDev), int64(s.SocketIno),
 		nanos(s.CreatedAt), nanos(s.ReadyAt), nanos(s.ExpiresAt), nanos(s.LastActivity), nanos(s.GraceUntil),
-		nanos(s.DrainingAt), nanos(s.EndedAt),
+		nanos(s.DrainingAt), nanos(s.EndedAt), s.Pool,
 	}, nil
 }
 
@@ -46,7 +46,7 @@ func scanSandbox(row scanner) (s sandbox.Sandbox, err error) {
 		&s.ID, &s.Tenant, &s.Subject, &s.Name, document{&s.Labels}, document{&s.Spec}, &s.Digest, &s.UID, &s.State, &final,
 		&s.Reason, &s.User, &s.ImageID, &s.Container, unsigned{&s.Portal}, unsigned{&s.SocketDev}, unsigned{&s.SocketIno},
 		moment{&s.CreatedAt}, moment{&s.ReadyAt}, moment{&s.ExpiresAt}, moment{&s.LastActivity}, moment{&s.GraceUntil},
-		moment{&s.DrainingAt}, moment{&s.EndedAt},
+		moment{&s.DrainingAt}, moment{&s.EndedAt}, &s.Pool,
 	)
 	if len(s.Labels) == 0 {
 		s.Labels = nil
@@ -58,7 +58,7 @@ func scanSandbox(row scanner) (s sandbox.Sandbox, err error) {
 // counted from there.
 func (s *Store) Insert(ctx context.Context, row sandbox.Sandbox, quota sandbox.Quota, ev sandbox.Event) (got sandbox.Sandbox, err error) {
 	err = s.write(ctx, "insert sandbox", func(t *tx) error {
-		if err := t.checkQuota(row.Tenant, quota); err != nil {
+		if err := t.checkQuota(row, quota); err != nil {
 			return err
 		}
 		if row.UID, err = t.nextUID(row); err != nil {
@@ -83,9 +83,13 @@ func (s *Store) Insert(ctx context.Context, row sandbox.Sandbox, quota sandbox.Q
 	return got, nil
 }
 
-func (t *tx) checkQuota(tenant string, quota sandbox.Quota) error {
+// checkQuota counts the living sandboxes, without the pool's unless row is to be one.
+func (t *tx) checkQuota(row sandbox.Sandbox, quota sandbox.Quota) error {
 	var total, own int
-	if err := t.row("SELECT count(*), count(*) FILTER (WHERE tenant = ?) FROM sandboxes WHERE final = 0", tenant).Scan(&total, &own); err != nil {
+	var memory int64
+	err := t.row(`SELECT count(*), count(*) FILTER (WHERE pool = '' AND tenant = ?1), coalesce(sum(json_extract(spec, '$.resources.memory')), 0)
+		FROM sandboxes WHERE final = 0 AND (pool = '' OR ?2 <> '') AND id <> ?3`, row.Tenant, row.Pool, string(row.ID)).Scan(&total, &own, &memory)
+	if err != nil {
 		return err
 	}
 	if quota.PerTenant > 0 && own >= quota.PerTenant {
@@ -94,6 +98,10 @@ func (t *tx) checkQuota(tenant string, quota sandbox.Quota) error {
 	}
 	if quota.Total > 0 && total >= quota.Total {
 		return sandbox.Errorf(sandbox.KindCapacity, "try again later", "this host already has %d of %d sandboxes", total, quota.Total)
+	}
+	if need := row.Spec.Resources.Memory; quota.Memory > 0 && need > quota.Memory-memory {
+		return sandbox.Errorf(sandbox.KindCapacity, "ask for less memory, or try again when other sandboxes have ended",
+			"this host has promised %d of %d MiB to other sandboxes; %d MiB more do not fit", memory>>20, quota.Memory>>20, need>>20)
 	}
 	return nil
 }
@@ -250,7 +258,7 @@ func (s *Store) Update(ctx context.Context, id sandbox.ID, change func(*sandbox.
 }
 
 // frozen are the columns that no change may touch.
-var frozen = []string{"id", "tenant", "spec", "digest", "uid", "created_at"}
+var frozen = []string{"id", "tenant", "spec", "digest", "uid", "created_at", "pool"}
 
 // checkFrozen refuses changes that our own code must never ask for. before and
 // after are encoded rows: a spec is compared as what its digest is taken over.

@@ -72,6 +72,21 @@ func insertTests() map[string]func(*testing.T, *suite) {
 				s.refused(err, sandbox.KindCapacity)
 			})
 		},
+		"memory of the host is capacity": func(t *testing.T, s *suite) {
+			gone := s.insert(row("t", "")) // of 1 GiB, like all of these
+			s.insert(row("other", ""))
+			more := func(quota int64) error {
+				_, err := s.store.Insert(s.ctx(), row("t", ""), sandbox.Quota{Memory: quota}, event(sandbox.EventSandboxCreated, ""))
+				return err
+			}
+			s.unchanged(func() {
+				s.refused(more(3<<30-1), sandbox.KindCapacity)
+				s.refused(more(1), sandbox.KindCapacity)
+			})
+			s.must(more(3 << 30))
+			s.end(gone.ID, start)
+			s.must(more(3 << 30))
+		},
 		"a draining sandbox still counts": func(t *testing.T, s *suite) {
 			first := s.insert(row("t", ""))
 			s.set(first.ID, func(r *sandbox.Sandbox) { r.State = sandbox.StateDraining })

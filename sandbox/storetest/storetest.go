@@ -22,6 +22,7 @@ func Run(t *testing.T, open func(t *testing.T) sandbox.Store) {
 		{"update", updateTests()},
 		{"certificate", certificateTests()},
 		{"connection", connectionTests()},
+		{"pool", poolTests()},
 		{"token", tokenTests()},
 		{"events", eventTests()},
 		{"parallel", parallelTests()},
