@@ -35,6 +35,13 @@ type world struct {
 	fail      map[string]error
 	block     map[string]chan struct{}
 	watch     chan sandbox.ID
+
+	// What follows is for the pool, see pool_test.go.
+	image      string              // id
+	generation string              // of guest and runtime
+	memory     int64               // available
+	deaf       map[sandbox.ID]bool // guests that don't answer
+	greeted    map[sandbox.ID]sandbox.Sandbox
 }
 
 func newWorld() *world {
@@ -42,6 +49,8 @@ func newWorld() *world {
 		boxes: map[sandbox.ID]bool{}, logins: map[string]int{}, sockets: map[sandbox.ID]bool{},
 		unwatched: make(chan error),
 		fail:      map[string]error{}, block: map[string]chan struct{}{}, watch: make(chan sandbox.ID),
+		image: "sha256:0123", generation: "1", memory: 8 << 30,
+		deaf: map[sandbox.ID]bool{}, greeted: map[sandbox.ID]sandbox.Sandbox{},
 	}
 }
 
@@ -85,7 +94,10 @@ type fakeRuntime struct{ *world }
 
 func (r fakeRuntime) Check(context.Context) error { return nil }
 func (r fakeRuntime) Image(ctx context.Context, ref string) (sandbox.Image, error) {
-	return sandbox.Image{ID: "sha256:0123", User: "dev"}, r.at(ctx, "image", func() {})
+	err := r.at(ctx, "image", func() {})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return sandbox.Image{ID: r.image, User: "dev"}, err
 }
 
 func (r fakeRuntime) Start(ctx context.Context, p sandbox.StartParams) (sandbox.Container, error) {
@@ -168,8 +180,14 @@ func (s fakeSockets) List() ([]sandbox.ID, error) {
 
 type fakeGuest struct{ *world }
 
-func (g fakeGuest) Greet(ctx context.Context, _ sandbox.Sandbox) error {
-	return g.at(ctx, "greet", func() {})
+func (g fakeGuest) Greet(ctx context.Context, s sandbox.Sandbox) error {
+	err := g.at(ctx, "greet", func() { g.greeted[s.ID] = s })
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.deaf[s.ID] {
+		return errors.New("no answer")
+	}
+	return err
 }
 
 func (g fakeGuest) Shutdown(ctx context.Context, _ sandbox.Sandbox) error {
@@ -199,16 +217,22 @@ func newRig(t *testing.T) *rig {
 }
 
 // openRig is a daemon (re)starting on what another left.
-func openRig(t *testing.T, w *world, path string) *rig {
+func openRig(t *testing.T, w *world, path string, pool ...sandbox.PoolConfig) *rig {
 	t.Helper()
+	var c sandbox.Config
+	if len(pool) > 0 {
+		c.Pool = pool[0]
+	}
 	store, err := sqlstore.Open(context.Background(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := sandbox.NewManager(sandbox.Config{
-		Store: store, Runtime: fakeRuntime{w}, Host: fakeHost{w}, Sockets: fakeSockets{w},
-		Guest: fakeGuest{w}, Sessions: fakeSessions{w},
-	})
+	c.Store, c.Runtime, c.Host, c.Sockets = store, fakeRuntime{w}, fakeHost{w}, fakeSockets{w}
+	c.Guest, c.Sessions = fakeGuest{w}, fakeSessions{w}
+	c.Generation = func() (string, error) { w.mu.Lock(); defer w.mu.Unlock(); return w.generation, nil }
+	c.Memory = func() (int64, error) { w.mu.Lock(); defer w.mu.Unlock(); return w.memory, nil }
+	c.MemoryReserve = 1 << 20
+	m := sandbox.NewManager(c)
 	r := &rig{Manager: m, world: w, store: store}
 	t.Cleanup(func() {
 		m.Close()

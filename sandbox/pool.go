@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/podspawn/podspawn/sandbox/fault"
 )
 
 // The pool holds sandboxes that were started ahead: complete, with login, portal
@@ -149,6 +151,7 @@ func (m *Manager) claim(ctx context.Context, has, want Sandbox, p CreateParams) 
 		m.log.WarnContext(ctx, "pooled sandbox does not answer", "sandbox", has.ID, "err", err)
 		return Sandbox{}, errors.Join(errNotPooled, m.retire(ctx, has.ID, ReasonLost))
 	}
+	fault.At("manager.pool.probed")
 	want.ID = has.ID
 	claimed := m.event(EventSandboxClaimed, p.Now, want, p.Caller)
 	claimed.Detail = map[string]string{"waited": p.Now.Sub(has.ReadyAt).Round(time.Second).String()}
@@ -156,6 +159,7 @@ func (m *Manager) claim(ctx context.Context, has, want Sandbox, p CreateParams) 
 	if err != nil {
 		return Sandbox{}, err
 	}
+	fault.At("manager.pool.claimed")
 	m.mu.Lock()
 	m.lastStart = time.Now()
 	m.mu.Unlock()
@@ -322,6 +326,7 @@ func (m *Manager) fill(ctx context.Context, key string, img Image) error {
 	if err != nil {
 		return err
 	}
+	fault.At("manager.pool.accepted")
 	if err := m.begin(row); err != nil {
 		return err
 	}
