@@ -92,6 +92,7 @@ func setUpHost() (*machine, error) {
 		{"sshd", func() error {
 			return command(sshd, "-E", h.logs+"/sshd.log", "-o", "ListenAddress=127.0.0.1", "-o", "LogLevel=VERBOSE")
 		}},
+		{"configuration", func() error { return configure(noPool) }},
 		{"server-setup", func() error { return command(podspawn, "server-setup") }},
 		{"dockerd", h.startDockerd},
 		{"base image", func() error { return command(podspawn, "image", "build") }},
@@ -103,6 +104,18 @@ func setUpHost() (*machine, error) {
 		}
 	}
 	return h, nil
+}
+
+// noPool is the configuration of the lab's host: tests count what is left, so
+// nothing may be there that no test made. Those of the pool have their own.
+const noPool = "pool: {size: 0}\n"
+
+func configure(text string) error {
+	const file = "/etc/podspawn/config.yaml"
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
 }
 
 func (h *machine) addRealUser() error {
