@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
@@ -31,7 +30,9 @@ func Listen(daemon *localapi.Client) *Listener {
 	return &Listener{daemon: daemon, ctx: ctx, cancel: cancel}
 }
 
-// Accept waits for a caller. While the daemon does not answer it waits for that.
+// Accept waits for a caller. While the daemon does not answer, or can't, it waits
+// for that: whoever accepts takes an error for the end of the listener, and then
+// the API would end with a burst of callers that the daemon had no descriptor for.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.accept()
@@ -43,10 +44,6 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		if err == nil {
 			return conn, nil
-		}
-		// What the daemon says is wrong with one caller must not end the service for all.
-		if _, said := errors.AsType[*sandbox.Error](err); !said {
-			return nil, err
 		}
 		select {
 		case <-l.ctx.Done():

@@ -92,3 +92,54 @@ func TestAcceptWaitsForADaemonThatIsDownAndEndsWithClose(t *testing.T) {
 		t.Errorf("Accept after Close = %v, want net.ErrClosed", err)
 	}
 }
+
+// An error of Accept would end the API for everybody: a daemon that is short of
+// descriptors, or refuses for a while, is waited for.
+func TestAcceptOutlivesADaemonThatRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.sock")
+	daemon, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, kind := range []sandbox.Kind{sandbox.KindInternal, sandbox.KindCapacity, sandbox.KindUnauthorized} {
+			conn, err := daemon.AcceptUnix()
+			if err != nil {
+				t.Errorf("the daemon is not asked again: %v", err)
+				return
+			}
+			var req localapi.Request
+			if err := localapi.ReadFrame(conn, &req); err != nil {
+				t.Error(err)
+			}
+			resp := localapi.Response{V: localapi.Version, Error: &localapi.Error{Kind: kind, Msg: "no"}}
+			if err := localapi.WriteFrame(conn, resp, nil); err != nil {
+				t.Error(err)
+			}
+			_ = conn.Close() // answered
+		}
+		close(asked)
+	}()
+	l := Listen(&localapi.Client{Path: path, ServerUID: os.Getuid()})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.Accept()
+		ended <- err
+	}()
+	select {
+	case <-asked:
+	case err := <-ended:
+		t.Errorf("Accept = %v when the daemon refuses", err)
+	}
+	_ = daemon.Close()
+	<-done
+	_ = l.Close()
+	if t.Failed() {
+		return
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept after Close = %v, want net.ErrClosed", err)
+	}
+}
