@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/podspawn/podspawn/sandbox"
 )
 
@@ -63,18 +65,41 @@ func (c *Client) Open(ctx context.Context, op Op, auth Auth, in, out any) (*Leas
 	if path == "" {
 		path = SocketPath
 	}
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", path)
+	conn, err := dial(ctx, path)
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	conn := nc.(*net.UnixConn)
 	lease, err := c.roundTrip(ctx, conn, op, auth, in, out)
 	if err != nil {
 		_ = conn.Close() // the call's error is the one to report
 		return nil, err
 	}
 	return lease, nil
+}
+
+// dialRetry is for how long a full queue of the daemon's socket is waited for.
+const dialRetry = 3 * time.Second
+
+// dial connects. Anybody may fill the queue of connections that the daemon has
+// not accepted yet, if only for a moment: that is no reason to fail a login.
+func dial(ctx context.Context, path string) (*net.UnixConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialRetry)
+	defer cancel()
+	var d net.Dialer
+	for {
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.(*net.UnixConn), nil
+		}
+		if !errors.Is(err, unix.EAGAIN) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 }
 
 func (c *Client) roundTrip(ctx context.Context, conn *net.UnixConn, op Op, auth Auth, in, out any) (*Lease, error) {
