@@ -70,6 +70,9 @@ func runDaemon(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	if err := daemon.CheckMountNamespace(); err != nil {
 		return err
 	}
+	if err := daemon.RaiseFileLimit(); err != nil {
+		log.WarnContext(ctx, "few descriptors", "err", err)
+	}
 	l, err := daemon.Listen(c.RunDir)
 	if err != nil {
 		return err

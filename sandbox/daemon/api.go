@@ -24,7 +24,7 @@ const LocalTenant = "root"
 func (s *Server) api(ctx context.Context, c call) (answer, error) {
 	switch c.req.Op {
 	case localapi.OpAccept:
-		return s.accept(ctx)
+		return s.accept(ctx, c)
 	case localapi.OpKeys:
 		return answer{body: s.Tokens.Keys()}, nil
 	case localapi.OpReady:
@@ -36,6 +36,11 @@ func (s *Server) api(ctx context.Context, c call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	done, ok := s.tenants.take(by.Tenant, maxOfTenant)
+	if !ok {
+		return answer{}, sandbox.Errorf(sandbox.KindCapacity, "wait until some have ended", "%d calls of tenant %s are under way", maxOfTenant, by.Tenant)
+	}
+	c.atEnd(done)
 	switch c.req.Op {
 	case localapi.OpWhoAmI:
 		return answer{body: localapi.WhoAmIResponse{Caller: by}}, nil
@@ -334,11 +339,15 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 		return answer{}, err
 	}
 	rights := execRights(in)
+	done, ok := s.running.take(row.ID, maxCommands)
+	if !ok {
+		return answer{}, sandbox.Errorf(sandbox.KindQuota, "wait until one has ended", "sandbox %s runs %d commands already", row.ID, maxCommands)
+	}
+	c.atEnd(done)
 	id := sandbox.NewToken("exe_")
-	end := s.Manager.Begin(row.ID)
+	c.atEnd(s.Manager.Begin(row.ID))
 	f, err := s.Guests.Open(ctx, row, id, rights...)
 	if err != nil {
-		end()
 		return answer{}, err
 	}
 	began := time.Now()
@@ -350,32 +359,27 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 	if in.Files != nil {
 		ev.Event, ev.Detail = sandbox.EventFileWritten, map[string]string{"path": clip(in.Files.Path, 1024)}
 		if !in.Files.Write {
-			return answer{
-				body: localapi.ExecResponse{Sandbox: row, Exec: id}, file: f, undo: end,
-				held: func(ctx context.Context) { <-ctx.Done(); end() },
-			}, nil
+			return answer{body: localapi.ExecResponse{Sandbox: row, Exec: id}, file: f, held: whileOpen}, nil
 		}
 	}
 	fault.At("daemon.exec.connected")
 	if err := s.Store.Append(ctx, ev); err != nil { // no record, no command
-		end()
 		_ = f.Close() // the store's error is the one to report
 		return answer{}, err
 	}
 	return answer{
-		body: localapi.ExecResponse{Sandbox: row, Exec: id}, file: f, undo: end,
+		body: localapi.ExecResponse{Sandbox: row, Exec: id}, file: f,
 		held: func(ctx context.Context) {
 			<-ctx.Done()
-			end()
 			if in.Files != nil {
 				return
 			}
-			done := ev
-			done.Time, done.Event = time.Now(), sandbox.EventCommandFinished
-			done.Detail = map[string]string{"took": done.Time.Sub(began).Round(time.Millisecond).String()}
+			ended := ev
+			ended.Time, ended.Event = time.Now(), sandbox.EventCommandFinished
+			ended.Detail = map[string]string{"took": ended.Time.Sub(began).Round(time.Millisecond).String()}
 			wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 			defer cancel()
-			if err := s.Store.Append(wctx, done); err != nil {
+			if err := s.Store.Append(wctx, ended); err != nil {
 				s.Log.Error("end of a command not recorded", "sandbox", row.ID, "exec", id, "err", err)
 			}
 		},
@@ -500,6 +504,9 @@ func (s *Server) issueToken(ctx context.Context, c call, by sandbox.Caller) (ans
 	if by.Token != "" && t.Tenant != by.Tenant {
 		return answer{}, sandbox.Errorf(sandbox.KindPolicy, "leave tenant out", "this caller makes tokens for tenant %q only", by.Tenant)
 	}
+	if err := inheritCaps(&t.Caps, by); err != nil {
+		return answer{}, err
+	}
 	t.ExpiresAt = now.Add(ttl)
 	raw, err := s.Tokens.Issue(t)
 	if err != nil {
@@ -513,6 +520,24 @@ func (s *Server) issueToken(ctx context.Context, c call, by sandbox.Caller) (ans
 		return answer{}, err
 	}
 	return answer{body: localapi.TokenResponse{Token: localapi.Secret(raw), ID: t.ID, ExpiresAt: t.ExpiresAt}}, nil
+}
+
+// inheritCaps gives a token that is made with another one that one's caps, where
+// it asks for none, and refuses wider ones.
+func inheritCaps(c *sandbox.Caps, by sandbox.Caller) error {
+	if c.MaxSandboxes == 0 {
+		c.MaxSandboxes = by.Caps.MaxSandboxes
+	}
+	if c.MaxTTL == 0 {
+		c.MaxTTL = by.Caps.MaxTTL
+	}
+	if most := by.Caps.MaxSandboxes; most > 0 && c.MaxSandboxes > most {
+		return sandbox.Errorf(sandbox.KindPolicy, "ask for no more than this token's own", "max_sandboxes: this token may have %d", most)
+	}
+	if most := by.Caps.MaxTTL; most > 0 && c.MaxTTL > most {
+		return sandbox.Errorf(sandbox.KindPolicy, "ask for no more than this token's own", "max_ttl: this token may have %s", most)
+	}
+	return nil
 }
 
 // problems lists what keeps sandboxes from being made, in words for people.

@@ -59,9 +59,9 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	c.atEnd(func() { done(false) })
 	f, err := s.Guests.Open(ctx, row, conn.ID, rights...)
 	if err != nil {
-		done(false)
 		return answer{}, err
 	}
 	fault.At("daemon.session.connected")
@@ -71,13 +71,12 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 	command := opened
 	command.Event, command.Detail = sandbox.EventCommandStarted, commandDetail(in, body.SFTPCommand)
 	if err := s.Store.Append(ctx, opened, command); err != nil { // no record, no session
-		done(false)
 		_ = f.Close() // the store's error is the one to report
 		return answer{}, err
 	}
 	fault.At("daemon.session.recorded")
 	return answer{
-		body: body, file: f, undo: func() { done(false) },
+		body: body, file: f,
 		held: func(ctx context.Context) {
 			<-ctx.Done()
 			s.endChannel(ctx, c, done, command, began)
@@ -149,9 +148,9 @@ func (s *Server) channel(ctx context.Context, c call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	c.atEnd(func() { done(false) })
 	cert, err := s.Store.Certificate(ctx, conn.Serial)
 	if err != nil {
-		done(false)
 		return answer{}, err
 	}
 	ev := sessionEvent(sandbox.EventCommandStarted, time.Now(), row, conn)
@@ -162,7 +161,7 @@ func (s *Server) channel(ctx context.Context, c call) (answer, error) {
 		return answer{body: body}, nil
 	}
 	return answer{
-		body: body, undo: func() { done(false) },
+		body: body,
 		held: func(ctx context.Context) {
 			<-ctx.Done()
 			s.endChannel(ctx, c, done, ev, time.Time{})

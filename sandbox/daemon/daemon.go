@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,12 +77,10 @@ type Server struct {
 	cas     []ssh.PublicKey
 	peers   *peers
 	refused *refusals
-	limit   chan struct{} // bounds connections being served
+	doors   admission
+	tenants tally[string]     // API calls
+	running tally[sandbox.ID] // commands of the API
 }
-
-// maxConns bounds the connections that are open at once: leases of sessions and
-// commands, and calls.
-const maxConns = 8192
 
 // requestTimeout bounds how long a peer may take to send its request.
 const requestTimeout = 5 * time.Second
@@ -92,7 +92,7 @@ func New(c Config) *Server {
 	}
 	return &Server{
 		Config: c, cas: []ssh.PublicKey{c.UserCA.PublicKey()},
-		peers: newPeers(), refused: newRefusals(), limit: make(chan struct{}, maxConns),
+		peers: newPeers(), refused: newRefusals(),
 	}
 }
 
@@ -122,23 +122,27 @@ func (s *Server) Serve(ctx context.Context, l, callers *net.UnixListener) error 
 			}
 			continue
 		}
-		select {
-		case s.limit <- struct{}{}:
-		default:
-			_ = conn.Close() // the peer sees the daemon as unavailable, which it is
+		peer, err := localapi.PeerOf(conn)
+		if err != nil {
+			s.Log.WarnContext(ctx, "peer unknown", "err", err)
+			_ = conn.Close() // it gets no answer either way
+			continue
+		}
+		release, ok := s.doors.admit(peer.UID, s.AuthUID, s.APIUID)
+		if !ok {
+			_ = conn.Close() // the peer sees the daemon as unavailable, which for it it is
 			continue
 		}
 		wg.Go(func() {
-			defer func() { <-s.limit }()
+			defer release()
 			defer conn.Close()
-			s.serve(ctx, conn)
+			s.serve(ctx, conn, peer)
 		})
 	}
 }
 
 // call is one request with what the kernel and the token say about its caller.
 type call struct {
-	conn *net.UnixConn
 	peer localapi.Peer
 	req  localapi.Request
 	// finished is set before the held context ends when the peer said so on its lease.
@@ -146,6 +150,9 @@ type call struct {
 	// stopping reports whether the daemon ends, so that a held context ended for its
 	// sake and not because the peer left.
 	stopping func() bool
+	// atEnd registers what is to be done when the connection has ended, whether
+	// the answer was delivered or not: the release of what is being held for it.
+	atEnd func(func())
 }
 
 // answer is what a handler returns: a body, perhaps a descriptor to pass, and
@@ -156,25 +163,25 @@ type answer struct {
 	// held runs after the answer was written, with a context that ends when the
 	// peer closes the connection or the daemon stops. The connection closes when it returns.
 	held func(ctx context.Context)
-	// undo runs instead of held when the answer could not be delivered.
-	undo func()
 }
 
-func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
+func (s *Server) serve(ctx context.Context, conn *net.UnixConn, peer localapi.Peer) {
+	var ends []func()
 	defer func() {
 		if p := recover(); p != nil {
 			s.Log.ErrorContext(ctx, "panic while serving a request", "panic", fmt.Sprint(p))
 		}
+		for _, end := range slices.Backward(ends) {
+			end()
+		}
 	}()
-	peer, err := localapi.PeerOf(conn)
-	if err != nil {
-		s.Log.WarnContext(ctx, "peer unknown", "err", err)
-		return
-	}
 	if err := conn.SetReadDeadline(time.Now().Add(requestTimeout)); err != nil {
 		return
 	}
-	c := call{conn: conn, peer: peer, finished: new(atomic.Bool), stopping: func() bool { return ctx.Err() != nil }}
+	c := call{
+		peer: peer, finished: new(atomic.Bool), stopping: func() bool { return ctx.Err() != nil },
+		atEnd: func(f func()) { ends = append(ends, f) },
+	}
 	if err := localapi.ReadFrame(conn, &c.req); err != nil {
 		if !errors.Is(err, io.EOF) {
 			s.Log.WarnContext(ctx, "request unreadable", "uid", peer.UID, "pid", peer.PID, "err", err)
@@ -199,19 +206,28 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	}()
 	defer func() { _ = conn.Close(); <-gone }() // Close ends the read above
 
-	a, err := s.dispatch(rctx, c)
+	a, err := s.decide(rctx, c)
 	delivered := s.reply(conn, a, err)
 	if a.file != nil {
 		_ = a.file.Close() // the peer has its own copy now, or never will
 	}
-	switch {
-	case err != nil:
-	case !delivered && a.undo != nil:
-		a.undo()
-	case delivered && a.held != nil:
+	if err == nil && delivered && a.held != nil {
 		a.held(rctx)
 	}
 }
+
+// decide is dispatch, whose panic is an error of ours for the one who asked.
+func (s *Server) decide(ctx context.Context, c call) (a answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a, err = answer{}, fmt.Errorf("panic in %s: %v\n%s", c.req.Op, p, debug.Stack())
+		}
+	}()
+	return s.dispatch(ctx, c)
+}
+
+// whileOpen holds a connection until the peer closes it.
+func whileOpen(ctx context.Context) { <-ctx.Done() }
 
 // reply writes the answer and reports whether it was delivered. It logs errors
 // that are not meant for the peer.

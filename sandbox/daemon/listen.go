@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -80,6 +81,27 @@ func (l *Listeners) Close() {
 	if l.lock != nil {
 		_ = l.lock.Close() // nothing is written to it
 	}
+}
+
+// maxFiles is enough for every connection that admission and the callers' socket
+// let in, twice over.
+const maxFiles = 24 << 10
+
+// RaiseFileLimit gives this process the descriptors that its limits of
+// connections assume, where what started it gave it fewer.
+func RaiseFileLimit() error {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return fmt.Errorf("read the limit of descriptors: %w", err)
+	}
+	if r.Cur >= maxFiles {
+		return nil
+	}
+	r.Cur, r.Max = maxFiles, max(r.Max, maxFiles)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return fmt.Errorf("raise the limit of descriptors to %d: %w", maxFiles, err)
+	}
+	return nil
 }
 
 func rootOnly(dir string) error {

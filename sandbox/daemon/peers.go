@@ -25,8 +25,10 @@ import (
 type peers struct {
 	ready chan caller // callers for whoever serves them
 
-	mu   sync.Mutex // guards open
-	open map[string]localapi.Peer
+	mu    sync.Mutex // guards open
+	open  map[string]localapi.Peer
+	byUID tally[int]
+	total tally[bool] // of root's callers, and of all others
 }
 
 type caller struct {
@@ -40,8 +42,12 @@ type caller struct {
 // noServer is how long a caller waits for an API process.
 const noServer = 2 * time.Second
 
-// maxPeers bounds the callers that are connected at once.
-const maxPeers = 1024
+// Callers that are connected at once. Anybody may connect, so nobody may take
+// every place, and root, who has to look after such things, has some for itself.
+const (
+	maxPeers      = 512 // root's, and as many of all others together
+	maxPeersOfUID = 64
+)
 
 func newPeers() *peers {
 	return &peers{ready: make(chan caller), open: map[string]localapi.Peer{}}
@@ -75,10 +81,12 @@ func (p *peers) keep(ctx context.Context, conn *net.UnixConn) {
 	if err != nil {
 		return
 	}
-	handle := sandbox.NewToken("peer_")
-	if !p.add(handle, peer) {
+	leave, ok := p.enter(peer.UID)
+	if !ok {
 		return
 	}
+	defer leave()
+	handle := p.add(peer)
 	defer p.remove(handle)
 	t := time.NewTimer(noServer)
 	defer t.Stop()
@@ -98,14 +106,26 @@ func (p *peers) keep(ctx context.Context, conn *net.UnixConn) {
 	_ = conn.CloseWrite() // that has ended already
 }
 
-func (p *peers) add(handle string, peer localapi.Peer) bool {
+// enter counts a caller, unless its user or all users have too many.
+func (p *peers) enter(uid int) (leave func(), ok bool) {
+	all, ok := p.total.take(uid == 0, maxPeers)
+	if !ok || uid == 0 {
+		return all, ok
+	}
+	own, ok := p.byUID.take(uid, maxPeersOfUID)
+	if !ok {
+		all()
+		return nil, false
+	}
+	return func() { own(); all() }, true
+}
+
+func (p *peers) add(peer localapi.Peer) (handle string) {
+	handle = sandbox.NewToken("peer_")
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.open) >= maxPeers {
-		return false
-	}
 	p.open[handle] = peer
-	return true
+	return handle
 }
 
 func (p *peers) remove(handle string) {
@@ -140,24 +160,18 @@ func waitHangup(ctx context.Context, conn *net.UnixConn) {
 
 // accept hands the next caller to the API process. The lease of the answer is
 // the API process's word that it still serves the caller.
-func (s *Server) accept(ctx context.Context) (answer, error) {
+func (s *Server) accept(ctx context.Context, c call) (answer, error) {
 	for {
 		select {
-		case c := <-s.peers.ready:
-			f, err := c.conn.File()
+		case from := <-s.peers.ready:
+			f, err := from.conn.File()
 			if err != nil {
-				// It hung up already, which anybody can do: the next one, please. An error
-				// here would look to the API process like one of the socket.
-				c.release()
+				// It hung up already, which anybody can do: the next one, please.
+				from.release()
 				continue
 			}
-			return answer{
-				body: localapi.AcceptResponse{Peer: c.handle, UID: c.uid}, file: f, undo: c.release,
-				held: func(ctx context.Context) {
-					defer c.release()
-					<-ctx.Done()
-				},
-			}, nil
+			c.atEnd(from.release)
+			return answer{body: localapi.AcceptResponse{Peer: from.handle, UID: from.uid}, file: f, held: whileOpen}, nil
 		case <-ctx.Done():
 			return answer{}, sandbox.Errorf(sandbox.KindUnavailable, "", "nobody called")
 		}

@@ -67,12 +67,38 @@ func ownerOf(pid int) (uid, gid int, err error) {
 	return int(st.Uid), int(st.Gid), nil
 }
 
+// processesOf returns the processes whose effective uid this is; the sandbox's
+// relay, which serves all connections, only when asked.
+func processesOf(uid int, relay bool) ([]sandbox.Process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var procs []sandbox.Process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		has, gid, err := ownerOf(pid)
+		if err != nil || has != uid || gid == sandbox.RelayGID && !relay {
+			continue // gone, or somebody else's
+		}
+		if st, err := statProc(pid); err == nil {
+			procs = append(procs, st.Process)
+		}
+	}
+	return procs, nil
+}
+
 // maxAncestors bounds the walk to the root of the process tree.
 const maxAncestors = 64
 
 // ancestors returns the parent of pid, its parent, and so on, without process 1.
 // pid is held by a pidfd over the walk and must still be there at the end, so
-// that a pid which was reused on the way can't lend its ancestry (threat 46).
+// that a pid which was reused on the way can't lend its ancestry (threat 46). The
+// same goes for each process above it: a child that still names its parent after
+// the parent was looked at had that one and no later owner of its pid.
 func ancestors(pid int) ([]sandbox.Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -87,11 +113,21 @@ func ancestors(pid int) ([]sandbox.Process, error) {
 		return nil, err
 	}
 	var up []sandbox.Process
-	for st.parent > 1 && len(up) < maxAncestors {
-		if st, err = statProc(st.parent); err != nil {
+	for steps := 0; st.parent > 1 && steps < maxAncestors; steps++ {
+		parent, perr := statProc(st.parent)
+		again, err := statProc(st.PID)
+		switch {
+		case err != nil:
 			return nil, err
+		case again.Process != st.Process:
+			return nil, errGone
+		case again.parent != st.parent: // the parent ended meanwhile
+			st = again
+		case perr != nil:
+			return nil, perr
+		default:
+			up, st = append(up, parent.Process), parent
 		}
-		up = append(up, st.Process)
 	}
 	if err := unix.PidfdSendSignal(fd, 0, nil, 0); err != nil {
 		return nil, errGone

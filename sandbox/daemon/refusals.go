@@ -57,6 +57,7 @@ func (r *refusals) of(procs []sandbox.Process) *sandbox.Error {
 // worthWriting reports whether an entry with this key was not written within the
 // last second.
 func (r *refusals) worthWriting(key string, now time.Time) bool {
+	key = clip(key, 512) // it has the login of whoever asks in it
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k, at := range r.written {

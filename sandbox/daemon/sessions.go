@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -118,18 +117,17 @@ func (s *Sessions) Watch(row sandbox.Sandbox, c sandbox.Connection) {
 	s.watching[c.ID] = cancel
 	s.wg.Go(func() {
 		defer cancel()
-		err := waitProcess(ctx, c.Monitor)
+		// A full disk or an exhausted table of descriptors passes; a connection that
+		// is never closed in the state would keep its sandbox alive.
+		s.insist(ctx, row, c, "connection not watched", func() error { return waitProcess(ctx, c.Monitor) })
+		if ctx.Err() == nil {
+			s.closed(ctx, row, c)
+		}
 		s.mu.Lock()
+		defer s.mu.Unlock()
 		delete(s.watching, c.ID)
-		s.mu.Unlock()
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			s.log.Error("connection not watched", "sandbox", row.ID, "connection", c.ID, "err", err)
-			return
-		}
-		s.closed(row, c)
+		delete(s.notes, c.ID)
+		delete(s.conns, c.ID)
 	})
 }
 
@@ -140,23 +138,45 @@ const (
 	noteRevoked = "revoked"
 )
 
-// closed records the end of a connection and kills what it left: sshd's user
-// process goes on serving the client when only the monitor was killed.
-func (s *Sessions) closed(row sandbox.Sandbox, c sandbox.Connection) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := s.sweep(ctx, row, c.ID); err != nil {
-		s.log.Error("processes of an ended connection not killed", "sandbox", row.ID, "connection", c.ID, "err", err)
+// retryAfter is how long a failed step of watching a connection waits.
+const retryAfter = time.Second
+
+// insist does a step until it succeeds or ctx ends.
+func (s *Sessions) insist(ctx context.Context, row sandbox.Sandbox, c sandbox.Connection, failed string, step func() error) {
+	for {
+		err := step()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		s.log.Error(failed, "sandbox", row.ID, "connection", c.ID, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryAfter):
+		}
 	}
+}
+
+// closed kills what a connection left, since sshd's user process goes on serving
+// the client when only the monitor was killed, and records the end.
+func (s *Sessions) closed(ctx context.Context, row sandbox.Sandbox, c sandbox.Connection) {
+	s.insist(ctx, row, c, "processes of an ended connection not killed", func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return s.sweep(ctx, row, c.ID)
+	})
 	note := s.howItEnded(c.ID)
 	fault.At("daemon.session.ended")
 	now := time.Now()
 	ev := sessionEvent(sandbox.EventSessionClosed, now, row, c)
 	ev.Reason = note
 	ev.Detail = map[string]string{"seconds": strconv.FormatInt(int64(now.Sub(c.OpenedAt).Seconds()), 10)}
-	if _, err := s.store.CloseConnection(ctx, c.ID, now, note == noteExit, note, ev); err != nil {
-		s.log.Error("end of a connection not recorded", "sandbox", row.ID, "connection", c.ID, "err", err)
-	}
+	s.insist(ctx, row, c, "end of a connection not recorded", func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		_, err := s.store.CloseConnection(ctx, c.ID, now, note == noteExit, note, ev)
+		return err
+	})
 	fault.At("daemon.session.closed")
 	s.kick()
 }
@@ -244,7 +264,15 @@ func (c *channels) finished() bool {
 
 // sweep kills the sandbox's processes on the host that belong to no open
 // connection other than without, nor to one that is hearing why it is refused.
+//
+// The processes are listed first, and the connections after: sshd starts a
+// process of the uid only once the claim of its connection is in the state. The
+// other way round, one that began in between would be taken for a stray.
 func (s *Sessions) sweep(ctx context.Context, row sandbox.Sandbox, without string) error {
+	procs, err := processesOf(row.UID, false)
+	if err != nil {
+		return err
+	}
 	conns, err := s.store.OpenConnections(ctx, row.ID)
 	if err != nil {
 		return err
@@ -257,31 +285,14 @@ func (s *Sessions) sweep(ctx context.Context, row sandbox.Sandbox, without strin
 			keep[c.Monitor] = true
 		}
 	}
-	return killStrays(row.UID, keep, false)
+	return killStrays(procs, keep)
 }
 
-// killStrays kills every process of the uid that has none of keep among its
-// ancestors; the sandbox's relay, which serves all connections, only when asked.
-func killStrays(uid int, keep map[sandbox.Process]bool, relay bool) error {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return err
-	}
+// killStrays kills those processes that have none of keep among their ancestors.
+func killStrays(procs []sandbox.Process, keep map[sandbox.Process]bool) error {
 	var errs []error
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		has, gid, err := ownerOf(pid)
-		if err != nil || has != uid || gid == sandbox.RelayGID && !relay {
-			continue // gone, or somebody else's
-		}
-		st, err := statProc(pid)
-		if err != nil {
-			continue
-		}
-		up, err := ancestors(pid)
+	for _, p := range procs {
+		up, err := ancestors(p.PID)
 		if errors.Is(err, errGone) {
 			continue
 		}
@@ -290,11 +301,11 @@ func killStrays(uid int, keep map[sandbox.Process]bool, relay bool) error {
 			continue
 		}
 		stray := true
-		for _, p := range up {
-			stray = stray && !keep[p]
+		for _, above := range up {
+			stray = stray && !keep[above]
 		}
 		if stray {
-			errs = append(errs, signalProcess(st.Process, unix.SIGKILL))
+			errs = append(errs, signalProcess(p, unix.SIGKILL))
 		}
 	}
 	return errors.Join(errs...)
@@ -303,11 +314,14 @@ func killStrays(uid int, keep map[sandbox.Process]bool, relay bool) error {
 // End ends connections: TERM to the monitor lets sshd close its session in
 // order; what is left after killAfter is killed, the user's sshd included.
 func (s *Sessions) End(ctx context.Context, row sandbox.Sandbox, conns []sandbox.Connection) error {
-	var errs []error
-	for _, c := range conns {
-		errs = append(errs, endMonitor(ctx, c.Monitor))
+	errs := make([]error, len(conns), len(conns)+2)
+	var wg sync.WaitGroup
+	for i, c := range conns { // together: one that ignores TERM does not delay the others
+		wg.Go(func() { errs[i] = endMonitor(ctx, c.Monitor) })
 	}
-	errs = append(errs, killStrays(row.UID, nil, true))
+	wg.Wait()
+	procs, err := processesOf(row.UID, true)
+	errs = append(errs, err, killStrays(procs, nil))
 	s.mu.Lock()
 	for _, c := range conns {
 		if cancel := s.watching[c.ID]; cancel != nil {
@@ -336,7 +350,7 @@ func endMonitor(ctx context.Context, p sandbox.Process) error {
 }
 
 // openChannel counts a channel of a sandbox, up to sandbox.MaxChannels, until
-// done is called, once, with whether its command ended by itself.
+// done is called with whether its command ended by itself; the first call counts.
 func (s *Sessions) openChannel(id sandbox.ID, conn string) (done func(finished bool), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -350,13 +364,16 @@ func (s *Sessions) openChannel(id sandbox.ID, conn string) (done func(finished b
 		s.conns[conn] = ch
 	}
 	ch.begin()
+	var once sync.Once
 	return func(finished bool) {
-		ch.end(finished)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.channels[id]--; s.channels[id] <= 0 {
-			delete(s.channels, id)
-		}
+		once.Do(func() {
+			ch.end(finished)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.channels[id]--; s.channels[id] <= 0 {
+				delete(s.channels, id)
+			}
+		})
 	}, nil
 }
 
