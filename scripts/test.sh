@@ -5,7 +5,7 @@
 #
 # Run by root through make test and .ci/run; needs no terminal, and no more of
 # the machine than git, make and its package sources. In this order: system
-# packages, Go, our programs, gVisor, the base image; then the checks, the labs'
+# packages, Go, our programs, gVisor, the base image, the MCP suites; then the checks, the labs'
 # own test, all Go tests with the race detector, and some seconds of each fuzzer.
 # Each package's tests run in a lab of their own (scripts/lab.sh), with real
 # sshd, Docker and runsc, and a missing part is a failure, not a skip.
@@ -31,6 +31,8 @@ stage "gVisor"
 scripts/runsc.sh --no-install
 stage "base image"
 scripts/image.sh
+stage "MCP suites"
+scripts/mcp-suites.sh
 
 logs=$(mktemp -d "$CACHE/test.XXXXXX")
 trap 'rm -rf "$logs"' EXIT
@@ -46,7 +48,7 @@ stage "labs"
 scripts/lab-test.sh || { failed+=(labs); other=$((other + 1)); }
 
 stage "go test -race, each package in a lab"
-export PODSPAWN_TEST_REQUIRE=${PODSPAWN_TEST_REQUIRE-root,sshd,docker,gvisor}
+export PODSPAWN_TEST_REQUIRE=${PODSPAWN_TEST_REQUIRE-root,sshd,docker,gvisor,npm}
 # Test programs are built where a lab sees them. They have /tmp for themselves: in
 # a longer path there is no room for a socket's name.
 GOTMPDIR=$logs "$go" test -race -json -count=1 -timeout 15m -p 2 \

@@ -37,7 +37,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serve puts the whole API process together: daemon double, service, HTTP, MCP.
-func serve(t *testing.T) (d *agenttest.Daemon, base string) {
+func serve(t *testing.T, edit ...func(*Server)) (d *agenttest.Daemon, base string) {
 	t.Helper()
 	d = agenttest.Start(t)
 	service, err := agent.New(agent.Config{Daemon: d.Client()})
@@ -48,6 +48,9 @@ func serve(t *testing.T) (d *agenttest.Daemon, base string) {
 	srv, err := New(Config{API: httpapi.APIFrom, Version: "test"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range edit {
+		f(srv)
 	}
 	handler, err := httpapi.New(httpapi.Config{Service: service, MCP: srv.Handler(), MCPScope: ScopeOf})
 	if err != nil {
