@@ -174,7 +174,7 @@ func TestForwardingLandsInTheSandbox(t *testing.T) {
 	c := connectable(t, s)
 	target, reached := onHost(t, "127.0.0.1:0")
 	_, port, _ := net.SplitHostPort(target)
-	echoIn(t, c, "127.0.0.1:"+port)
+	echoIn(t, c, "0.0.0.0:"+port)
 	l, d, six, closed := freePort(t), freePort(t), freePort(t), freePort(t)
 	forwards(t, c, []int{l, d, six, closed},
 		"-L", fmt.Sprintf("%d:%s", l, target), "-L", fmt.Sprintf("%d:[::1]:%s", six, port), "-L", fmt.Sprintf("%d:127.0.0.1:9", closed), "-D", strconv.Itoa(d))
@@ -189,6 +189,17 @@ func TestForwardingLandsInTheSandbox(t *testing.T) {
 	if r := run(t, strings.NewReader("hello"), "ssh", append(c.args("-W", target), c.login)...); r.stdout != "inside hello" {
 		t.Errorf("-W: %v", r)
 	}
+	// Names are the sandbox's: sshd asks the relay, and the guest resolves. With the
+	// dot the name is in no hosts file of the host's.
+	if r := run(t, strings.NewReader("hello"), "nc", "-N", "-w", "10", "-X", "5", "-x", local(d), "localhost.", port); r.stdout != "inside hello" {
+		t.Errorf("-D to a name that the sandbox resolves: %v", r)
+	}
+	if r := run(t, strings.NewReader("hello"), "ssh", append(c.args("-W", "localhost.:"+port), c.login)...); r.stdout != "inside hello" {
+		t.Errorf("-W to a name that the sandbox resolves: %v", r)
+	}
+	if r := run(t, strings.NewReader("hello"), "ssh", append(c.args("-W", "no-such-name.invalid:"+port), c.login)...); r.stdout != "" {
+		t.Errorf("-W to a name that nobody has: %v", r)
+	}
 	began := time.Now()
 	if got, err := echoes(local(closed), "x"); err == nil && got != "" || time.Since(began) > 5*time.Second {
 		t.Errorf("-L to a closed port: %q, %v after %s, want an end at once", got, err, time.Since(began))
@@ -202,6 +213,11 @@ func TestForwardingLandsInTheSandbox(t *testing.T) {
 	if n := reached.Load(); n != 0 {
 		t.Errorf("the host's loopback was reached %d times", n)
 	}
+	for _, want := range []string{"127.0.0.1:" + port, "localhost:" + port} {
+		eventually(t, 5*time.Second, func() error {
+			return command("grep", "-q", `"forward.opened".*"`+s.ID+`".*"target":"`+want+`"`, "/var/log/podspawn/audit.jsonl")
+		})
+	}
 }
 
 // A hundred connections at once, each with half a megabyte both ways, and no
@@ -214,7 +230,7 @@ func TestManyForwardedConnections(t *testing.T) {
 	forwards(t, c, []int{l}, "-L", fmt.Sprintf("%d:127.0.0.1:9100", l))
 	wantEcho(t, local(l), "-L")
 	relay := relayOf(t, s)
-	eventually(t, 10*time.Second, func() error { return atMost(relay, 12) })
+	eventually(t, 10*time.Second, func() error { return atMost(relay, 16) })
 	for range 3 {
 		var wg sync.WaitGroup
 		var failed atomic.Int32
@@ -233,7 +249,7 @@ func TestManyForwardedConnections(t *testing.T) {
 			t.Fatalf("%d of 100 connections failed", n)
 		}
 	}
-	eventually(t, 15*time.Second, func() error { return atMost(relay, 12) })
+	eventually(t, 15*time.Second, func() error { return atMost(relay, 16) })
 	eventually(t, 10*time.Second, func() error {
 		if got := relayOf(t, s); got != relay {
 			return fmt.Errorf("relay is %d now, was %d", got, relay)

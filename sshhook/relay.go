@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,10 @@ const (
 	maxForwards = 256              // connections at once
 	maxOpening  = 4                // of which the daemon is being asked for
 	openTime    = 30 * time.Second // from the connection to the guest's answer
-	relayFD     = 3                // the first listener, as the daemon passes them
+	// What the daemon passes: the resolver's socket, the listener, and another for
+	// IPv6 where there is that.
+	resolverFD = 3
+	listenerFD = 4
 )
 
 // relay is one run of the relay.
@@ -46,18 +50,20 @@ type relay struct {
 	slots   chan struct{}
 	opening chan struct{}
 	mirrors *mirrors
+	names   names
 }
 
 func (h *Hook) relay(ctx context.Context) int {
 	var listeners []*net.TCPListener
-	for fd := relayFD; fd < relayFD+2; fd++ {
+	for fd := listenerFD; fd < listenerFD+2; fd++ {
 		l, err := listenerOf(fd)
 		if err != nil {
 			break
 		}
 		listeners = append(listeners, l)
 	}
-	if len(listeners) == 0 {
+	resolver, err := net.FilePacketConn(os.NewFile(resolverFD, "resolver"))
+	if len(listeners) == 0 || err != nil {
 		return h.usage()
 	}
 	r := &relay{
@@ -65,6 +71,7 @@ func (h *Hook) relay(ctx context.Context) int {
 	}
 	r.mirrors = newMirrors(r, os.Getuid(), listening)
 	go r.mirrors.run(ctx) // until the process is killed, like everything here
+	go r.names.serve(ctx, resolver)
 	for _, l := range listeners[1:] {
 		go r.accept(ctx, l)
 	}
@@ -132,8 +139,12 @@ func (r *relay) out(ctx context.Context, c *net.TCPConn) {
 		_ = c.Close() // which is the answer
 		return
 	}
-	in, err := r.open(ctx, localapi.ForwardRequest{Want: localapi.ForwardDial, Target: to.String()}, func(ctx context.Context, f *os.File) (*net.UnixConn, error) {
-		return guest.DialIn(ctx, f, to.String())
+	target := to.String()
+	if name := r.names.name(to.Addr()); name != "" {
+		target = net.JoinHostPort(name, strconv.Itoa(int(to.Port())))
+	}
+	in, err := r.open(ctx, localapi.ForwardRequest{Want: localapi.ForwardDial, Target: target}, func(ctx context.Context, f *os.File) (*net.UnixConn, error) {
+		return guest.DialIn(ctx, f, target)
 	})
 	if err != nil {
 		guest.Reset(c) // as near to "connection refused" as an accepted connection gets

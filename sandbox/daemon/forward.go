@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"github.com/podspawn/podspawn/sandbox"
@@ -86,11 +85,10 @@ func (s *Server) forward(ctx context.Context, c call) (answer, error) {
 func (s *Server) recordForward(ctx context.Context, row sandbox.Sandbox, in localapi.ForwardRequest, session string) error {
 	detail := map[string]string{"kind": string(in.Want)}
 	if in.Want == localapi.ForwardDial {
-		to, err := netip.ParseAddrPort(in.Target)
-		if err != nil {
+		if _, _, err := guest.SplitTarget(in.Target); err != nil {
 			return badRequest(err)
 		}
-		detail["target"] = to.String()
+		detail["target"] = in.Target
 	}
 	now := time.Now()
 	if !s.refused.worthWriting("forward\x00"+string(row.ID)+"\x00"+detail["kind"]+"\x00"+detail["target"], now) {

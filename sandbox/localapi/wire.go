@@ -125,7 +125,7 @@ type SessionResponse struct {
 // connection, or listens for some.
 type ForwardRequest struct {
 	Want   Forward `json:"want"`
-	Target string  `json:"target,omitempty"` // of ForwardDial, address:port, for the audit log
+	Target string  `json:"target,omitempty"` // of ForwardDial, host:port, for the audit log
 }
 
 // Forward is what a ForwardRequest is for.

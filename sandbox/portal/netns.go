@@ -20,7 +20,7 @@ import (
 // folder without which pam_usernet aborts the login. It is idempotent and
 // returns the namespace's cookie.
 func (h *Host) openNetNS(ctx context.Context, login string) (uint64, error) {
-	if err := os.MkdirAll(filepath.Join(h.c.EtcNetNS, login), 0o755); err != nil {
+	if err := h.writeEtc(login); err != nil {
 		return 0, err
 	}
 	path := filepath.Join(h.c.NetNS, login)

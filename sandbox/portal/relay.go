@@ -24,6 +24,9 @@ import (
 // can listen in its place: with a high port, a user did (-R).
 const RelayPort = 1
 
+// resolverPort is where a portal's resolv.conf says that names are resolved.
+const resolverPort = 53
+
 // OpenRelay gives a portal its doorway: routes by which every address is local,
 // a rule that brings every outgoing TCP connection to RelayPort, and the relay
 // that listens there: the hook, as the sandbox's uid and with the group that the
@@ -55,7 +58,7 @@ func (h *Host) OpenRelay(ctx context.Context, login string, uid int) error {
 		}
 	}()
 	err = within(ns, func() (err error) {
-		files, err = relayListeners()
+		files, err = relaySockets()
 		return err
 	})
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -64,7 +67,7 @@ func (h *Host) OpenRelay(ctx context.Context, login string, uid int) error {
 	if err != nil {
 		return fmt.Errorf("listen in the portal: %w", err)
 	}
-	if err := h.doorway(ctx, login, ns, len(files) > 1); err != nil {
+	if err := h.doorway(ctx, login, ns, len(files) > 2); err != nil {
 		return err
 	}
 	cmd := exec.Command(h.c.Shell, "relay", login) // the name is for people: ps
@@ -82,16 +85,18 @@ func (h *Host) OpenRelay(ctx context.Context, login string, uid int) error {
 	return nil
 }
 
-// relayListeners listens on RelayPort of both loopbacks, or of IPv4's where there
-// is no IPv6.
-func relayListeners() ([]*os.File, error) {
+// relaySockets opens what the relay could not, in the order in which it expects
+// them: the resolver's socket, and listeners on RelayPort of both loopbacks, or
+// of IPv4's where there is no IPv6.
+func relaySockets() ([]*os.File, error) {
 	var files []*os.File
 	for _, a := range []unix.Sockaddr{
+		&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: resolverPort},
 		&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: RelayPort},
 		&unix.SockaddrInet6{Addr: [16]byte(net.IPv6loopback), Port: RelayPort},
 	} {
-		f, err := relayListener(a)
-		if len(files) > 0 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+		f, err := relaySocket(a, len(files) == 0)
+		if len(files) > 1 && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
 			break
 		}
 		if err != nil {
@@ -105,24 +110,29 @@ func relayListeners() ([]*os.File, error) {
 	return files, nil
 }
 
-func relayListener(a unix.Sockaddr) (*os.File, error) {
-	family := unix.AF_INET
+func relaySocket(a unix.Sockaddr, datagrams bool) (*os.File, error) {
+	family, kind := unix.AF_INET, unix.SOCK_STREAM
 	if _, ok := a.(*unix.SockaddrInet6); ok {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if datagrams {
+		kind = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	// Connections of an earlier relay may still be in TIME_WAIT.
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if !datagrams {
+		// Connections of an earlier relay may still be in TIME_WAIT.
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
 	if err == nil && family == unix.AF_INET6 {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
 	if err == nil {
 		err = unix.Bind(fd, a)
 	}
-	if err == nil {
+	if err == nil && !datagrams {
 		err = unix.Listen(fd, 512)
 	}
 	if err != nil {
