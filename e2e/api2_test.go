@@ -257,3 +257,34 @@ func TestCallersThatHangUpAtOnceEndNothing(t *testing.T) {
 		t.Errorf("list after that: %v", r)
 	}
 }
+
+func TestValidateSaysWhatCreateWouldDo(t *testing.T) {
+	tok := token(t, "--subject", "validate", "--max-sandboxes", "1", "--max-ttl", "30m")
+	type validation struct {
+		Podfile string
+		Digest  string `json:"spec_digest"`
+		Denied  []struct{ Code string }
+	}
+	check := func(body string, want ...string) validation {
+		t.Helper()
+		a := call(t, tok, "POST", "/v1/validate", body)
+		var v validation
+		a.decode(t, &v)
+		var codes []string
+		for _, d := range v.Denied {
+			codes = append(codes, d.Code)
+		}
+		if a.status != 200 || strings.Join(codes, " ") != strings.Join(want, " ") {
+			t.Errorf("validate %s: %d %s, want denied %v", body, a.status, a.body, want)
+		}
+		return v
+	}
+	good := `{"ttl":"10m"}`
+	v := check(good)
+	check(`{"ttl":"2h"}`, "policy_denied")
+	s := made(t, tok)
+	if s.Digest != v.Digest {
+		t.Errorf("made with digest %s, validated %s", s.Digest, v.Digest)
+	}
+	check(good, "quota_exceeded")
+}

@@ -281,7 +281,7 @@ func scopeOf(op localapi.Op) sandbox.Scope {
 	switch op {
 	case localapi.OpCreate, localapi.OpExtend, localapi.OpDestroy, localapi.OpExec, localapi.OpIssue:
 		return sandbox.ScopeRun
-	case localapi.OpGet, localapi.OpList:
+	case localapi.OpGet, localapi.OpList, localapi.OpValidate:
 		return sandbox.ScopeRead
 	case localapi.OpToken:
 		return sandbox.ScopeAdmin
@@ -307,6 +307,16 @@ func (d *Daemon) simple(who sandbox.Caller, req localapi.Request) (any, error) {
 			return nil, err
 		}
 		return localapi.SandboxResponse{Sandbox: *s}, nil
+	case localapi.OpValidate:
+		in, err := decode[localapi.CreateRequest](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		out := localapi.ValidateResponse{Digest: in.Spec.Digest(), TTL: in.Spec.Lifecycle.TTL, MaxSandboxes: 5, MaxTTL: 4 * time.Hour}
+		if in.Spec.Lifecycle.TTL > out.MaxTTL {
+			out.Denied = []localapi.Error{{Kind: sandbox.KindPolicy, Msg: "a ttl so long is not allowed", Hint: "ask for at most 4h"}}
+		}
+		return out, nil
 	case localapi.OpList:
 		return d.list(who, req.Body)
 	case localapi.OpExtend:

@@ -14,6 +14,8 @@ import (
 type API interface {
 	// Create makes a sandbox and waits until it is ready or could not be started.
 	Create(ctx context.Context, r CreateRequest) (Sandbox, error)
+	// Validate says what Create would make of r, and makes nothing.
+	Validate(ctx context.Context, r CreateRequest) (Validation, error)
 	Get(ctx context.Context, ref string) (Sandbox, error)
 	List(ctx context.Context, r ListRequest) (List, error)
 	// Extend sets the end to now + ttl, never earlier than it is.

@@ -106,6 +106,29 @@ type SSH struct {
 	ExpiresAt   time.Time `json:"expires_at"` // of the sandbox
 }
 
+// Validation is the answer of POST /v1/validate.
+type Validation struct {
+	Podfile    string         `json:"podfile"` // the resolved spec, every value spelled out
+	SpecDigest sandbox.Digest `json:"spec_digest"`
+	// Denied is what the policy or the quota would refuse now; empty means that it would be made.
+	Denied []Denial `json:"denied"`
+	Caps   Caps     `json:"caps"`
+}
+
+// Denial is one reason why something would be refused.
+type Denial struct {
+	Code    sandbox.Kind `json:"code"`
+	Message string       `json:"message"`
+	Hint    string       `json:"hint,omitempty"`
+}
+
+// Caps is what the caller may have; 0 is no limit.
+type Caps struct {
+	MaxSandboxes  int      `json:"max_sandboxes"`
+	SandboxesLeft int      `json:"sandboxes_left"` // −1 without a limit
+	MaxTTL        Duration `json:"max_ttl"`
+}
+
 // List is the body of GET /v1/sandboxes, newest first.
 type List struct {
 	Sandboxes []Sandbox `json:"sandboxes"`

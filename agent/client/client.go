@@ -132,6 +132,16 @@ func (c *Client) Create(ctx context.Context, r api.CreateRequest) (api.Sandbox, 
 	return out, c.do(ctx, http.MethodPost, "/v1/sandboxes", h, r, &out)
 }
 
+// Validate says what Create would make of r.
+func (c *Client) Validate(ctx context.Context, r api.CreateRequest) (api.Validation, error) {
+	h := http.Header{}
+	if r.Maker != "" {
+		h.Set(api.MakerHeader, string(r.Maker))
+	}
+	var out api.Validation
+	return out, c.do(ctx, http.MethodPost, "/v1/validate", h, r, &out)
+}
+
 // Get returns one sandbox.
 func (c *Client) Get(ctx context.Context, ref string) (api.Sandbox, error) {
 	var out api.Sandbox

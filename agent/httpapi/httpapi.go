@@ -80,6 +80,7 @@ func New(cfg Config) (http.Handler, error) {
 		handler      echo.HandlerFunc
 	}{
 		{http.MethodPost, "/v1/sandboxes", sandbox.ScopeRun, a.create},
+		{http.MethodPost, "/v1/validate", sandbox.ScopeRead, a.validate},
 		{http.MethodGet, "/v1/sandboxes", sandbox.ScopeRead, a.list},
 		{http.MethodGet, "/v1/sandboxes/:id", sandbox.ScopeRead, a.get},
 		{http.MethodPatch, "/v1/sandboxes/:id", sandbox.ScopeRun, a.extend},

@@ -120,7 +120,7 @@ func translate(err error, c echo.Context) error {
 		switch he.Code {
 		case http.StatusNotFound:
 			return withStatus(he.Code, sandbox.KindNotFound,
-				"this version serves /v1/sandboxes, /v1/tokens, /v1/ca, /mcp, /healthz and /readyz", "there is nothing at this path")
+				"this version serves /v1/sandboxes, /v1/validate, /v1/tokens, /v1/ca, /mcp, /healthz and /readyz", "there is nothing at this path")
 		case http.StatusMethodNotAllowed:
 			return withStatus(he.Code, sandbox.KindInvalidSpec,
 				"use one of "+c.Response().Header().Get("Allow"), "method %s is not allowed here", clip(c.Request().Method))

@@ -32,13 +32,8 @@ func (a *app) create(c echo.Context) error {
 	if err := longAnswer(c, createAnswer); err != nil {
 		return err
 	}
-	switch m := api.Maker(c.Request().Header.Get(api.MakerHeader)); m {
-	case "", api.MakerHTTP:
-		r.Maker = api.MakerHTTP
-	case api.MakerMCP, api.MakerRun:
-		r.Maker = m
-	default:
-		return sandbox.Errorf(sandbox.KindInvalidSpec, "leave the header out", "%s: %q is unknown", api.MakerHeader, clip(string(m)))
+	if err := maker(c, &r); err != nil {
+		return err
 	}
 	r.IdempotencyKey = c.Request().Header.Get("Idempotency-Key")
 	s, err := a.caller(c).Create(c.Request().Context(), r)
@@ -47,6 +42,39 @@ func (a *app) create(c echo.Context) error {
 	}
 	c.Response().Header().Set("Location", "/v1/sandboxes/"+string(s.ID))
 	return a.answer(c, http.StatusCreated, s)
+}
+
+// maker takes over who makes the sandbox.
+func maker(c echo.Context, r *api.CreateRequest) error {
+	switch m := api.Maker(c.Request().Header.Get(api.MakerHeader)); m {
+	case "", api.MakerHTTP:
+		r.Maker = api.MakerHTTP
+	case api.MakerMCP, api.MakerRun:
+		r.Maker = m
+	default:
+		return sandbox.Errorf(sandbox.KindInvalidSpec, "leave the header out", "%s: %q is unknown", api.MakerHeader, clip(string(m)))
+	}
+	return nil
+}
+
+func (a *app) validate(c echo.Context) error {
+	for _, err := range []error{noQuery(c), noIdempotencyKey(c)} {
+		if err != nil {
+			return err
+		}
+	}
+	var r api.CreateRequest
+	if err := decode(c, &r, "project"); err != nil {
+		return err
+	}
+	if err := maker(c, &r); err != nil {
+		return err
+	}
+	v, err := a.caller(c).Validate(c.Request().Context(), r)
+	if err != nil {
+		return err
+	}
+	return a.answer(c, http.StatusOK, v)
 }
 
 func (a *app) list(c echo.Context) error {

@@ -146,6 +146,10 @@ func (refusingAPI) Exec(context.Context, string, api.ExecRequest) (api.ExecResul
 	return api.ExecResult{}, errNop
 }
 
+func (refusingAPI) Validate(context.Context, api.CreateRequest) (api.Validation, error) {
+	return api.Validation{}, errNop
+}
+
 func (refusingAPI) PollExec(context.Context, string, string, api.ExecPoll) (api.ExecResult, error) {
 	return api.ExecResult{}, errNop
 }
@@ -218,6 +222,9 @@ func TestCommandsThatRunOnOverMCP(t *testing.T) {
 	}
 	if n := len(d.Requests(localapi.OpDestroy)); n != before+1 {
 		t.Errorf("%d destructions after the result was read, want 1", n-before)
+	}
+	if got, ok := call(t, c, "spec_validate", nil); !ok || got["caps"].(map[string]any)["sandboxes_left"] != 5.0 {
+		t.Errorf("spec_validate = %v", got)
 	}
 	if got, ok := call(t, c, "sandbox_extend", map[string]any{"id": s["id"], "ttl": "3h"}); !ok || got["id"] != s["id"] {
 		t.Errorf("sandbox_extend = %v", got)

@@ -319,7 +319,7 @@ func TestToolsListIsWhatTheContractAsksFor(t *testing.T) {
 		if a.ReadOnlyHint == nil || a.DestructiveHint == nil || a.IdempotentHint == nil || a.OpenWorldHint == nil {
 			t.Fatalf("%s: annotations %+v, want all", tool.Name, a)
 		}
-		if *a.ReadOnlyHint != slices.Contains([]string{"sandbox_get", "sandbox_list", "file_read", "file_list", "exec_poll"}, tool.Name) {
+		if *a.ReadOnlyHint != slices.Contains([]string{"sandbox_get", "sandbox_list", "file_read", "file_list", "exec_poll", "spec_validate"}, tool.Name) {
 			t.Errorf("%s: readOnly = %v", tool.Name, *a.ReadOnlyHint)
 		}
 		if *a.DestructiveHint != (tool.Name == "sandbox_destroy") {
@@ -329,7 +329,7 @@ func TestToolsListIsWhatTheContractAsksFor(t *testing.T) {
 			t.Errorf("%s: schemas %s", tool.Name, b)
 		}
 	}
-	want := []string{"exec_input", "exec_poll", "file_edit", "file_list", "file_read", "file_write", "sandbox_create", "sandbox_destroy", "sandbox_exec", "sandbox_extend", "sandbox_get", "sandbox_list", "sandbox_run", "ssh_certificate_issue"}
+	want := []string{"exec_input", "exec_poll", "file_edit", "file_list", "file_read", "file_write", "sandbox_create", "sandbox_destroy", "sandbox_exec", "sandbox_extend", "sandbox_get", "sandbox_list", "sandbox_run", "spec_validate", "ssh_certificate_issue"}
 	slices.Sort(names)
 	if !slices.Equal(names, want) {
 		t.Errorf("tools = %v, want %v", names, want)
@@ -350,7 +350,7 @@ func TestArgumentsAreThoseOfTheSchema(t *testing.T) {
 		}
 		for _, tool := range tools(bridge) {
 			for name := range tool.args {
-				_, err := tool.call(t.Context(), s, nopAPI{}, mustJSON(map[string]any{name: nil}))
+				_, err := tool.call(t.Context(), s, refusingAPI{}, mustJSON(map[string]any{name: nil}))
 				if sandbox.KindOf(err) == sandbox.KindUnknownField {
 					t.Errorf("%s: argument %s of the schema is unknown: %v", tool.name, name, err)
 				}

@@ -23,7 +23,7 @@ func tools(bridge bool) []tool {
 		createTool(bridge), getTool(), listTool(), extendTool(), runTool(),
 		execTool(), pollTool(), inputTool(),
 		fileReadTool(), fileWriteTool(), fileEditTool(), fileListTool(),
-		destroyTool(), certificateTool(bridge),
+		destroyTool(), certificateTool(bridge), validateTool(),
 	}
 }
 

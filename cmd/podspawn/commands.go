@@ -16,6 +16,8 @@ func commandsOf(a *app) []*cobra.Command {
 		newCpCommand(a),
 		newRunCommand(a),
 		newMCPCommand(a),
+		newInitCommand(a),
+		newValidateCommand(a),
 		newTokenCommand(a),
 		newImageCommand(a),
 		newServerSetupCommand(a),

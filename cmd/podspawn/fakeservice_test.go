@@ -134,6 +134,20 @@ func (a *fakeAPI) Create(_ context.Context, r api.CreateRequest) (api.Sandbox, e
 	return s, nil
 }
 
+// Validate resolves nothing; a text with 100h is denied.
+func (a *fakeAPI) Validate(_ context.Context, r api.CreateRequest) (api.Validation, error) {
+	leave, err := a.enter("validate")
+	if err != nil {
+		return api.Validation{}, err
+	}
+	defer leave()
+	v := api.Validation{Podfile: "image: podspawn/base\n", SpecDigest: "sha256:" + sandbox.Digest(strings.Repeat("0", 64)), Denied: []api.Denial{}}
+	if strings.Contains(r.Podfile, "100h") {
+		v.Denied = append(v.Denied, api.Denial{Code: sandbox.KindPolicy, Message: "a ttl of 100h0m0s is not allowed", Hint: "ask for at most 24h"})
+	}
+	return v, nil
+}
+
 func (a *fakeAPI) Get(_ context.Context, ref string) (api.Sandbox, error) {
 	leave, err := a.enter("get")
 	if err != nil {

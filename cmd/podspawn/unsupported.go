@@ -10,7 +10,7 @@ import (
 // whoever read about them gets one clear sentence and not a misspelling's hint.
 func addUnsupported(root *cobra.Command) {
 	for _, name := range []string{
-		"push", "pull", "why", "init", "validate", "setup", "connect", "open", "login",
+		"push", "pull", "why", "setup", "connect", "open", "login",
 		"add-user", "remove-user", "list-users", "ca", "audit", "drain", "project", "api", "trust", "backup", "restore",
 	} {
 		root.AddCommand(unsupported(name))

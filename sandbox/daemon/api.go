@@ -46,6 +46,8 @@ func (s *Server) api(ctx context.Context, c call) (answer, error) {
 		return answer{body: localapi.WhoAmIResponse{Caller: by}}, nil
 	case localapi.OpCreate:
 		return s.create(ctx, c, by)
+	case localapi.OpValidate:
+		return s.validate(ctx, c, by)
 	case localapi.OpGet:
 		return s.get(ctx, c, by)
 	case localapi.OpList:
@@ -152,10 +154,7 @@ func (s *Server) create(ctx context.Context, c call, by sandbox.Caller) (answer,
 		s.deny(ctx, sandbox.EventPolicyDenied, by, err)
 		return answer{}, err
 	}
-	perTenant := s.Limits.PerTenant
-	if n := by.Caps.MaxSandboxes; n > 0 && (perTenant == 0 || n < perTenant) {
-		perTenant = n
-	}
+	perTenant := s.perTenant(by)
 	row, err := s.Manager.Create(ctx, sandbox.CreateParams{
 		Caller: by, Name: in.Name, Labels: in.Labels, Spec: in.Spec, Now: time.Now(),
 		Quota:          sandbox.Quota{PerTenant: perTenant, Total: s.Limits.Total, Memory: s.Limits.Memory},

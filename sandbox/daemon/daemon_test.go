@@ -49,7 +49,7 @@ func TestEachPeerHasItsOwnOperations(t *testing.T) {
 	ops := map[localapi.Op]int{ // and the one uid that may use it
 		localapi.OpPrincipals: authUID, localapi.OpPAMOpen: 0, localapi.OpPAMClose: 0, localapi.OpSession: row.UID,
 		localapi.OpAccept: apiUID, localapi.OpKeys: apiUID, localapi.OpReady: apiUID, localapi.OpCA: apiUID, localapi.OpWhoAmI: apiUID,
-		localapi.OpCreate: apiUID, localapi.OpGet: apiUID, localapi.OpList: apiUID, localapi.OpExtend: apiUID, localapi.OpDestroy: apiUID,
+		localapi.OpCreate: apiUID, localapi.OpValidate: apiUID, localapi.OpGet: apiUID, localapi.OpList: apiUID, localapi.OpExtend: apiUID, localapi.OpDestroy: apiUID,
 		localapi.OpExec: apiUID, localapi.OpIssue: apiUID, localapi.OpToken: apiUID, "no.such": apiUID, "": apiUID,
 	}
 	for _, uid := range []int{0, authUID, apiUID, row.UID, sandbox.MinUID - 1, sandbox.MaxUID + 1, 1000} {

@@ -45,6 +45,8 @@ const (
 	OpIssue   Op = "api.issue"
 	OpCA      Op = "api.ca"
 	OpToken   Op = "api.token-create"
+
+	OpValidate Op = "api.validate" // a CreateRequest that makes nothing
 )
 
 // Request is a call.
@@ -171,6 +173,17 @@ type CreateRequest struct {
 	DefaultTTL     bool              `json:"default_ttl,omitempty"` // nobody asked for Spec's ttl: lower it to what is allowed
 	IdempotencyKey string            `json:"idempotency_key,omitempty"`
 	RequestDigest  string            `json:"request_digest,omitempty"` // of what the caller's caller sent, for IdempotencyKey
+}
+
+// ValidateResponse is what OpCreate would make of the request.
+type ValidateResponse struct {
+	Digest sandbox.Digest `json:"digest"`
+	TTL    time.Duration  `json:"ttl"`              // lowered to what is allowed when nobody asked for it
+	Denied []Error        `json:"denied,omitempty"` // what the policy or the quota would refuse now
+
+	MaxSandboxes int           `json:"max_sandboxes"` // of the caller's; 0 is no limit
+	Living       int           `json:"living"`
+	MaxTTL       time.Duration `json:"max_ttl"` // 0 is no limit
 }
 
 // SandboxRef names a sandbox by id or by name within the caller's tenant.
