@@ -5,8 +5,9 @@
 #
 # Run by root through make test and .ci/run; needs no terminal, and no more of
 # the machine than git, make and its package sources. In this order: system
-# packages, Go, our programs, gVisor, the base image, the MCP suites; then the checks, the labs'
-# own test, all Go tests with the race detector, and some seconds of each fuzzer.
+# packages, Go, our programs, gVisor, the base image, the MCP suites; then the
+# checks, the labs' own test, make up and make down, all Go tests with the race
+# detector, and some seconds of each fuzzer.
 # Each package's tests run in a lab of their own (scripts/lab.sh), with real
 # sshd, Docker and runsc, and a missing part is a failure, not a skip.
 # A failed stage does not stop the next. The last line counts all tests.
@@ -46,6 +47,9 @@ scripts/check.sh || { failed+=(checks); other=$((other + 1)); }
 
 stage "labs"
 scripts/lab-test.sh || { failed+=(labs); other=$((other + 1)); }
+
+stage "make up and make down"
+scripts/up-test.sh || { failed+=(up); other=$((other + 1)); }
 
 stage "go test -race, each package in a lab"
 export PODSPAWN_TEST_REQUIRE=${PODSPAWN_TEST_REQUIRE-root,sshd,docker,gvisor,npm}
