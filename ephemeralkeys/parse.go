@@ -150,16 +150,25 @@ func ParseCertificate(keyType, text string) (*ssh.Certificate, error) {
 // authenticated, one method a line. Exactly one public key, and no other method,
 // may stand there: sshd is set up to demand nothing else.
 func ParseAuthInfo(info string) (*ssh.Certificate, error) {
+	name, text, err := authInfo(info)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCertificate(name, text)
+}
+
+// authInfo returns the type and the base64 of the one public key.
+func authInfo(info string) (name, text string, err error) {
 	if len(info) > maxAuthInfo {
-		return nil, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, maxAuthInfo)
+		return "", "", fmt.Errorf("%w: longer than %d bytes", ErrMalformed, maxAuthInfo)
 	}
 	line := strings.TrimSuffix(info, "\n")
 	if line == "" || strings.Contains(line, "\n") {
-		return nil, fmt.Errorf("%w: not exactly one method of authentication", ErrMalformed)
+		return "", "", fmt.Errorf("%w: not exactly one method of authentication", ErrMalformed)
 	}
 	fields := strings.Split(line, " ")
 	if len(fields) != 3 || fields[0] != "publickey" {
-		return nil, fmt.Errorf("%w: not authenticated by one public key", ErrMalformed)
+		return "", "", fmt.Errorf("%w: not authenticated by one public key", ErrMalformed)
 	}
-	return ParseCertificate(fields[1], fields[2])
+	return fields[1], fields[2], nil
 }

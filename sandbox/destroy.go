@@ -99,7 +99,14 @@ func (m *Manager) destroy(ctx context.Context, id ID, reason Reason, by Caller) 
 		{"connections", func() error { return m.sessions.End(ctx, row, conns) }},
 		{"container", func() error { return m.endContainer(ctx, row) }},
 		{"socket", func() error { return m.sockets.Remove(id) }},
-		{"login", func() error { return m.host.Close(ctx, id.Login(), row.UID) }},
+		{"login", func() error {
+			if row.Alias != "" && !IsUserUID(row.UID) {
+				if err := m.host.CloseAlias(ctx, row.Alias); err != nil {
+					return err
+				}
+			}
+			return m.host.Close(ctx, id.Login(), row.UID)
+		}},
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {

@@ -144,6 +144,9 @@ type CreateParams struct {
 	Spec   Spec // complete
 	Quota  Quota
 	Now    time.Time
+	// UID and Alias are set for a user's sandbox: see Sandbox.
+	UID   int
+	Alias string
 	// IdempotencyKey, when set, makes a second call with the same key and the same
 	// RequestDigest return the sandbox of the first, for 24 hours.
 	IdempotencyKey string
@@ -166,6 +169,7 @@ func (m *Manager) Create(ctx context.Context, p CreateParams) (Sandbox, error) {
 	row := Sandbox{
 		ID: NewID(), Tenant: p.Caller.Tenant, Subject: p.Caller.Subject, Name: p.Name,
 		Labels: p.Labels, Spec: p.Spec, Digest: p.Spec.Digest(), State: StateAccepted,
+		UID: p.UID, Alias: p.Alias,
 		User: p.Spec.User, ImageID: img.ID, CreatedAt: p.Now, ExpiresAt: p.Now.Add(p.Spec.Lifecycle.TTL), LastActivity: p.Now,
 	}
 	if row.User == "" {
@@ -206,8 +210,10 @@ func (m *Manager) accept(ctx context.Context, row Sandbox, p CreateParams) (Sand
 	if err := m.memoryLeft(); err != nil {
 		return Sandbox{}, err
 	}
-	if got, ok, err := m.claimPooled(ctx, row, p); err != nil || ok {
-		return got, err
+	if row.Alias == "" { // a user's has her uid or a second login, which a pooled one has not
+		if got, ok, err := m.claimPooled(ctx, row, p); err != nil || ok {
+			return got, err
+		}
 	}
 	row, err := m.store.Insert(ctx, row, p.Quota, m.event(EventSandboxCreated, p.Now, row, p.Caller))
 	if err != nil {
@@ -380,7 +386,7 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 	})
 	g.Go(func() error {
 		var err error
-		if portal, err = m.host.Open(gctx, row.ID.Login(), row.UID); err != nil {
+		if portal, err = m.openHost(gctx, row); err != nil {
 			return fmt.Errorf("make portal and login: %w", err)
 		}
 		fault.At("manager.start.host")
@@ -409,6 +415,20 @@ func (m *Manager) start(ctx context.Context, row Sandbox) error {
 	})
 	fault.At("manager.start.ready")
 	return causeOr(ctx, err)
+}
+
+// openHost makes portal and login, and a second login where there is one.
+func (m *Manager) openHost(ctx context.Context, row Sandbox) (portal uint64, err error) {
+	users := IsUserUID(row.UID)
+	if users {
+		if err := m.host.Share(ctx, row.Alias, row.ID.Login()); err != nil {
+			return 0, err
+		}
+	}
+	if portal, err = m.host.Open(ctx, row.ID.Login(), row.UID); err != nil || users || row.Alias == "" {
+		return portal, err
+	}
+	return portal, m.host.OpenAlias(ctx, row.ID.Login(), row.Alias, row.UID)
 }
 
 // causeOr prefers the reason why ctx ended to the errors that its end caused.

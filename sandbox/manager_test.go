@@ -141,6 +141,18 @@ func (h fakeHost) Close(ctx context.Context, login string, _ int) error {
 	return h.at(ctx, "close", func() { delete(h.logins, login) })
 }
 
+func (h fakeHost) Share(ctx context.Context, _, _ string) error {
+	return h.at(ctx, "share", func() {})
+}
+
+func (h fakeHost) OpenAlias(ctx context.Context, _, alias string, uid int) error {
+	return h.at(ctx, "open alias", func() { h.logins[alias] = uid })
+}
+
+func (h fakeHost) CloseAlias(ctx context.Context, alias string) error {
+	return h.at(ctx, "close alias", func() { delete(h.logins, alias) })
+}
+
 func (h fakeHost) List(context.Context) (map[string]int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

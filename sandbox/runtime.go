@@ -70,9 +70,19 @@ type Host interface {
 
 	// Close removes both, in an order in which nothing of them can be used halfway:
 	// every process of the uid is killed and gone, what they left in the host's
-	// temporary folders and SysV IPC is removed, then the portal, then the login. It
+	// temporary folders and SysV IPC is removed, then the portal, then the login. The
+	// processes of a user's uid are not: Sessions.End has ended those of the sandbox. It
 	// is idempotent and succeeds for a login that never existed.
 	Close(ctx context.Context, login string, uid int) error
+
+	// Share makes the portal of a user the one that Open(login) will find. It is
+	// idempotent; the user keeps hers when login is closed.
+	Share(ctx context.Context, user, login string) error
+
+	// OpenAlias gives what Open made a second login, and CloseAlias removes that. Both are
+	// idempotent.
+	OpenAlias(ctx context.Context, login, alias string, uid int) error
+	CloseAlias(ctx context.Context, alias string) error
 
 	// List returns the logins of which there is anything on the host, with their uids
 	// where those are known (0 otherwise).

@@ -72,7 +72,10 @@ type Sandbox struct {
 	Labels  map[string]string
 	Spec    Spec
 	Digest  Digest // of Spec, frozen at creation
-	UID     int    // its own uid on the host, 70000-98999
+	UID     int    // its own uid on the host, 70000-97999; its user's in classic mode
+	// Alias is a login name that it has besides its own: its user's, or "user+name";
+	// "" is none.
+	Alias string
 
 	State  State
 	Reason Reason // set from draining on
@@ -109,8 +112,10 @@ type Sandbox struct {
 // Connection is one claimed SSH connection, from PAM open to sshd's end.
 type Connection struct {
 	ID        string // "con_" and 16 characters
-	Sandbox   ID
-	Serial    uint64 // of the certificate that opened it
+	Sandbox   ID     // "" while a user's connection has not entered one
+	Serial    uint64 // of the certificate that opened it; 0 when a user's key did
+	User      string // whose key opened it; "" when a certificate did
+	Key       string // that key's fingerprint, "SHA256:…"
 	Source    string // the client's address as sshd gave it to PAM
 	Monitor   Process
 	OpenedAt  time.Time

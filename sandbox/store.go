@@ -15,8 +15,9 @@ import (
 // is said in its comment. After an error nothing has changed.
 type Store interface {
 	// Insert adds a sandbox in StateAccepted and gives it a free UID: the next of
-	// the round robin over MinUID..MaxUID that no living sandbox has and that has
-	// rested for UIDQuarantine. It returns the row with its UID. In the same transaction it
+	// the round robin over MinUID..MaxSandboxUID that no living sandbox has and that has
+	// rested for UIDQuarantine. A UID that is set already is a user's and is kept:
+	// KindConflict when she has a living sandbox. It returns the row with its UID. In the same transaction it
 	// enforces the quotas: KindQuota when the tenant already has quota.PerTenant
 	// living (not final) sandboxes, KindCapacity when there are quota.Total in all, when
 	// the memory limits of all and this one add up to more than quota.Memory, or
@@ -52,10 +53,39 @@ type Store interface {
 	// when 0).
 	List(ctx context.Context, f Filter) ([]Sandbox, error)
 
+	// AddUser registers a user and gives her a uid: one that no user or living sandbox
+	// has and that has rested for UIDQuarantine. Its time is u.CreatedAt. KindConflict
+	// when she is registered already, KindCapacity when no uid is free.
+	AddUser(ctx context.Context, u User, ev Event) (User, error)
+
+	// UserByName, UserByUID and Users return registered users; Users sorts by name.
+	UserByName(ctx context.Context, name string) (User, error)
+	UserByUID(ctx context.Context, uid int) (User, error)
+	Users(ctx context.Context) ([]User, error)
+
+	// ChangeUser replaces the Portal and the Spec of a registered user.
+	ChangeUser(ctx context.Context, u User, ev ...Event) error
+
+	// RemoveUser ends a registration at now.
+	RemoveUser(ctx context.Context, name string, now time.Time, ev Event) error
+
+	// Enter opens a connection of a user, who has proved her key: Serial is 0, and
+	// Sandbox is set when it is known already what she enters. It fails with
+	// KindNotFound unless c.User is registered, KindGone when Sandbox is ending, and KindQuota at
+	// MaxConnections of one user.
+	Enter(ctx context.Context, c Connection, ev Event) error
+
+	// Bind says which sandbox an open connection of a user has entered; one that
+	// entered it before is no error. A usable sandbox becomes StateRunning, and its GraceUntil is
+	// cleared. KindGone when it is ending or the connection has closed, KindConflict when
+	// the connection is in another.
+	Bind(ctx context.Context, connection string, id ID) (Sandbox, error)
+
 	// Update reads the sandbox, lets change edit the copy, and writes it with the
 	// events that change returned, all in one transaction. When change returns an
 	// error nothing is written and that error is returned as it is. change may not
-	// touch ID, Tenant, Spec, Digest, UID, Pool or CreatedAt; it may run more than once.
+	// touch ID, Tenant, Spec, Digest, UID, Alias, Pool or CreatedAt; it may run more than once.
+	// A row that it makes StateReady while connections to it are open becomes StateRunning.
 	Update(ctx context.Context, id ID, change func(*Sandbox) ([]Event, error)) (Sandbox, error)
 
 	// Issue takes the next serial (contiguous from 1; 0 and 2^64-1 are never issued),

@@ -34,6 +34,9 @@ type Hook struct {
 	// EndConnection ends the connection whose PAM session is refused; see
 	// [EndParent]. nil does nothing.
 	EndConnection func()
+	// InPortal reports whether the process is in another network namespace than the
+	// machine's first process: pam_usernet has put it there. nil is no.
+	InPortal func() bool
 	// Timeout is for tests; 0 is callTimeout.
 	Timeout time.Duration
 }
@@ -60,8 +63,10 @@ func (h *Hook) Run(ctx context.Context, argv []string) int {
 		}
 		return h.principals(ctx, args[0], args[1], args[2])
 	case "keys":
-		// Plain keys of named users are not part of this version: no output, no key.
-		return exitOK
+		if len(args) != 3 {
+			return h.usage()
+		}
+		return h.keys(ctx, args[0], args[1], args[2])
 	case "pam-session":
 		return h.pamSession(ctx)
 	case "relay":

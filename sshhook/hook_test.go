@@ -135,6 +135,8 @@ type run struct {
 	end     func() // EndConnection
 	stdin   string
 	timeout time.Duration
+
+	inPortal bool
 }
 
 func (r run) do(t *testing.T, argv ...string) (code int, stdout, stderr string) {
@@ -150,7 +152,10 @@ func (r run) do(t *testing.T, argv ...string) (code int, stdout, stderr string) 
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _ = io.Copy(&o, outR) })
 	wg.Go(func() { _, _ = io.Copy(&e, errR) })
-	h := &Hook{Daemon: r.client, Env: r.env, Stdin: in, Stdout: out, Stderr: errW, EndConnection: r.end, Timeout: r.timeout}
+	h := &Hook{
+		Daemon: r.client, Env: r.env, Stdin: in, Stdout: out, Stderr: errW, EndConnection: r.end, Timeout: r.timeout,
+		InPortal: func() bool { return r.inPortal },
+	}
 	code = h.Run(context.Background(), argv)
 	_, _ = out.Close(), errW.Close()
 	wg.Wait()
@@ -281,6 +286,9 @@ func TestPAMSession(t *testing.T) {
 		return nil, nil, &localapi.Error{Kind: sandbox.KindPolicy, Msg: "this certificate was used up\x1b[31m\nroot:x", Hint: "ask for another"}
 	}
 	accept := func(localapi.Request) (any, *os.File, *localapi.Error) { return struct{}{}, nil, nil }
+	unknown := func(localapi.Request) (any, *os.File, *localapi.Error) {
+		return nil, nil, &localapi.Error{Kind: sandbox.KindNotFound, Msg: "no such login"}
+	}
 	tests := []struct {
 		name   string
 		env    Env
@@ -292,6 +300,9 @@ func TestPAMSession(t *testing.T) {
 		{"open/accepted", Env{PAMType: "open_session", PAMUser: login, AuthInfo: "publickey x", PAMHost: "::1"}, accept, 0, "", localapi.OpPAMOpen},
 		{"open/refused", Env{PAMType: "open_session", PAMUser: login, AuthInfo: "publickey x"}, refuse, 1, "podspawn: error: this certificate was used up[31m root:x; ask for another\n", localapi.OpPAMOpen},
 		{"open/a real user", Env{PAMType: "open_session", PAMUser: "root"}, refuse, 0, "", ""},
+		{"open/a real user whose name could be ours", Env{PAMType: "open_session", PAMUser: "alice"}, unknown, 0, "", localapi.OpPAMOpen},
+		{"open/a user", Env{PAMType: "open_session", PAMUser: "alice", AuthInfo: "publickey x"}, accept, 0, "", localapi.OpPAMOpen},
+		{"open/a user refused", Env{PAMType: "open_session", PAMUser: "alice", AuthInfo: "publickey x"}, refuse, 1, "podspawn: error: this certificate was used up[31m root:x; ask for another\n", localapi.OpPAMOpen},
 		{"open/no certificate", Env{PAMType: "open_session", PAMUser: login}, accept, 1, "podspawn: error: sshd did not say who logs in with which certificate; podspawn doctor on the host checks sshd's settings\n", ""},
 		{"close", Env{PAMType: "close_session", PAMUser: login}, accept, 0, "", localapi.OpPAMClose},
 		{"close/refused", Env{PAMType: "close_session", PAMUser: login}, refuse, 0, "", localapi.OpPAMClose},
@@ -327,9 +338,65 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%q: exit %d, stdout %q, stderr %q", argv, code, stdout, stderr)
 		}
 	}
-	code, stdout, stderr := run{}.do(t, "podspawn-hook", "keys", "alice")
-	if code != 0 || stdout != "" || stderr != "" {
-		t.Errorf("keys: exit %d, stdout %q, stderr %q; want silence", code, stdout, stderr)
+}
+
+// A user whose name a real account could have: without an answer, only where PAM
+// has put the connection tells them apart.
+func TestPAMSessionOfUserWithoutDaemon(t *testing.T) {
+	for _, tt := range []struct {
+		where    string
+		inPortal bool
+		code     int
+	}{{"on the host's network", false, exitOK}, {"in a portal", true, exitRefused}} {
+		env := Env{PAMType: "open_session", PAMUser: "alice", AuthInfo: "publickey x"}
+		code, stdout, _ := run{client: &localapi.Client{Path: "/nonexistent"}, env: env, inPortal: tt.inPortal}.do(t, "podspawn-hook", "pam-session")
+		if code != tt.code || (stdout != "") != (code != exitOK) {
+			t.Errorf("%s: exit %d, stdout %q, want exit %d", tt.where, code, stdout, tt.code)
+		}
+	}
+}
+
+func TestKeysPrintsOnlyTheKeyThatWasAskedAbout(t *testing.T) {
+	const kind, key = "ssh-ed25519", "AAAAC3NzaC1lZDI1NTE5AAAAIHhh"
+	tests := []struct {
+		name, user, kind, key, line string
+		printed, asked              bool
+	}{
+		{"a key", "alice", kind, key, "restrict,pty " + kind + " " + key, true, true},
+		{"a key that must be verified", "alice", kind, key, "restrict,pty,verify-required " + kind + " " + key, true, true},
+		{"all options", "alice", kind, key, "restrict,pty,port-forwarding,agent-forwarding,verify-required " + kind + " " + key, true, true},
+		{"an option twice", "alice", kind, key, "restrict,pty,port-forwarding,port-forwarding " + kind + " " + key, false, true},
+		{"a named sandbox", "alice+web", kind, key, "restrict,pty " + kind + " " + key, true, true},
+		{"another key", "alice", kind, key, "restrict,pty " + kind + " AAAA", false, true},
+		{"another option", "alice", kind, key, "pty " + kind + " " + key, false, true},
+		{"a command", "alice", kind, key, `restrict,command="id" ` + kind + " " + key, false, true},
+		{"a second line", "alice", kind, key, "restrict,pty " + kind + " " + key + "\nssh-ed25519 AAAA", false, true},
+		{"nothing", "alice", kind, key, "", false, true},
+		{"a sandbox's own login", login, kind, key, "restrict,pty " + kind + " " + key, false, false},
+		{"root", "root", kind, key, "restrict,pty " + kind + " " + key, false, false},
+		{"a path", "../x", kind, key, "restrict,pty " + kind + " " + key, false, false},
+		{"a shell's words", "$(id)", kind, key, "restrict,pty " + kind + " " + key, false, false},
+		{"a path behind a plus", "alice+../../etc", kind, key, "restrict,pty " + kind + " " + key, false, false},
+		{"a key with a line break", "alice", kind, "AAAA\nx", "restrict,pty " + kind + " AAAA\nx", false, false},
+		{"a type with options", "alice", `command="id" ssh-ed25519`, key, "", false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDouble(t, func(localapi.Request) (any, *os.File, *localapi.Error) {
+				return localapi.LoginKeyResponse{Line: tt.line}, nil, nil
+			})
+			code, stdout, stderr := run{client: d.client}.do(t, "podspawn-hook", "keys", tt.user, tt.kind, tt.key)
+			want := ""
+			if tt.printed {
+				want = tt.line + "\n"
+			}
+			if stdout != want || stderr != "" || (code == exitOK) != tt.printed {
+				t.Errorf("exit %d, stdout %q, stderr %q, want stdout %q", code, stdout, stderr, want)
+			}
+			if asked := len(d.got()) > 0; asked != tt.asked {
+				t.Errorf("asked the daemon: %v, want %v", asked, tt.asked)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sandbox/fault"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
@@ -25,7 +28,8 @@ const maxAuthInfo = 128 << 10
 // pam_exec hands stdout on to the client, so it carries one line when the login
 // is refused, and nothing otherwise.
 func (h *Hook) pamSession(ctx context.Context) int {
-	if !strings.HasPrefix(h.Env.PAMUser, loginPrefix) {
+	own := strings.HasPrefix(h.Env.PAMUser, loginPrefix)
+	if _, _, ok := sandbox.ParseUserLogin(h.Env.PAMUser); !own && !ok {
 		// Not ours: the line that skips real users is lost, or its module is. Root
 		// must log in all the same, and sshd gives it nothing of a sandbox's.
 		return exitOK
@@ -36,6 +40,9 @@ func (h *Hook) pamSession(ctx context.Context) int {
 	case "open_session":
 		fault.At("hook.pam-session.begun")
 		if err := h.pamOpen(ctx); err != nil {
+			if !own && h.notOurs(err) {
+				return exitOK
+			}
 			_, _ = fmt.Fprintln(h.Stdout, refusalLine(err)) // the exit code is the answer
 			if h.EndConnection != nil {
 				h.EndConnection()
@@ -52,8 +59,35 @@ func (h *Hook) pamSession(ctx context.Context) int {
 	}
 }
 
+// notOurs reports whether a login with the shape of a user's is a real account's,
+// who came here only because a line of PAM is lost: the daemon knows no such user,
+// or does not answer, and the connection was not put into a portal. A user of ours
+// who is let on like this has nothing claimed: her sessions are refused, and the
+// firewall keeps her uid off the host's network.
+func (h *Hook) notOurs(err error) bool {
+	switch sandbox.KindOf(err) {
+	case sandbox.KindNotFound:
+		return true
+	case sandbox.KindUnavailable:
+		return h.InPortal == nil || !h.InPortal()
+	default:
+		return false
+	}
+}
+
+// InPortal is Hook.InPortal of a real host. A namespace that can't be looked at is
+// taken for a portal: then the login is refused.
+func InPortal() bool {
+	var first, own unix.Stat_t
+	if unix.Stat("/proc/1/ns/net", &first) != nil || unix.Stat("/proc/self/ns/net", &own) != nil {
+		return true
+	}
+	return first.Dev != own.Dev || first.Ino != own.Ino
+}
+
 func (h *Hook) pamOpen(ctx context.Context) error {
-	if h.Env.AuthInfo == "" || len(h.Env.AuthInfo) > maxAuthInfo {
+	own := strings.HasPrefix(h.Env.PAMUser, loginPrefix) // others may have come with a password
+	if own && h.Env.AuthInfo == "" || len(h.Env.AuthInfo) > maxAuthInfo {
 		return &localError{"sshd did not say who logs in with which certificate", "podspawn doctor on the host checks sshd's settings"}
 	}
 	req := localapi.PAMOpenRequest{User: h.Env.PAMUser, AuthInfo: h.Env.AuthInfo, Source: h.Env.PAMHost}

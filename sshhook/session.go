@@ -26,11 +26,7 @@ import (
 func (h *Hook) session(ctx context.Context) int {
 	fault.At("hook.session.begun")
 	tty := isTerminal(h.Stdin)
-	callCtx, cancel := h.withTimeout(ctx)
-	defer cancel()
-	var resp localapi.SessionResponse
-	ask := localapi.SessionRequest{PTY: tty, Command: clip(h.Env.Command, maxTold)}
-	lease, err := h.Daemon.Open(callCtx, localapi.OpSession, localapi.Auth{}, ask, &resp)
+	resp, lease, err := h.open(ctx, localapi.SessionRequest{PTY: tty, Command: clip(h.Env.Command, maxTold)})
 	if err != nil {
 		h.complain(refusalLine(err))
 		return exitTemp
@@ -78,6 +74,28 @@ func (h *Hook) session(ctx context.Context) int {
 		return exitLost
 	}
 	return exit.Code & 0xff
+}
+
+// startTimeout bounds the wait for a sandbox that is made for this session.
+const startTimeout = 110 * time.Second
+
+// open asks for a channel. Where a sandbox has to be started first, it asks once
+// more and waits, and says so to whoever sits at the terminal.
+func (h *Hook) open(ctx context.Context, req localapi.SessionRequest) (resp localapi.SessionResponse, lease *localapi.Lease, err error) {
+	soon, cancel := h.withTimeout(ctx)
+	defer cancel()
+	lease, err = h.Daemon.Open(soon, localapi.OpSession, localapi.Auth{}, req, &resp)
+	if err == nil || sandbox.KindOf(err) != sandbox.KindNotReady {
+		return resp, lease, err
+	}
+	if req.PTY && !h.Env.HasCommand {
+		h.complain("podspawn: starting your sandbox …")
+	}
+	late, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	req.Wait = true
+	lease, err = h.Daemon.Open(late, localapi.OpSession, localapi.Auth{}, req, &resp)
+	return resp, lease, err
 }
 
 // lost turns an error of a running session into one for people.

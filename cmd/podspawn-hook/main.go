@@ -30,7 +30,7 @@ func main() {
 		Daemon: &localapi.Client{},
 		Env:    env,
 		Stdin:  os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		EndConnection: sshhook.EndParent,
+		EndConnection: sshhook.EndParent, InPortal: sshhook.InPortal,
 	}
 	os.Exit(h.Run(context.Background(), os.Args))
 }

@@ -30,6 +30,7 @@ type config struct {
 	Pool      poolConfig
 	Defaults  defaultsConfig
 	Log       logConfig
+	GitHubURL string // where add-user --github finds published keys
 	StateDir  string
 	RunDir    string
 
@@ -98,9 +99,11 @@ func defaultConfig() *config {
 		Pool:     poolConfig{Size: 2},
 		Defaults: defaultsConfig{Image: sandbox.DefaultImage, CPUs: r.CPUs, Memory: r.Memory, Disk: r.Disk, PIDs: r.PIDs},
 		Log:      logConfig{Level: "info"},
-		StateDir: "/var/lib/podspawn",
-		RunDir:   "/run/podspawn",
-		sources:  make(map[string]string),
+
+		GitHubURL: "https://github.com",
+		StateDir:  "/var/lib/podspawn",
+		RunDir:    "/run/podspawn",
+		sources:   make(map[string]string),
 	}
 }
 

@@ -94,6 +94,10 @@ func runDaemon(ctx context.Context, c *config, log *slog.Logger) (err error) {
 		// Docker may be down: what is there goes on, and the reaper keeps trying.
 		log.WarnContext(ctx, "reconciliation incomplete", "err", err)
 	}
+	if err := b.server.RestoreUsers(ctx); err != nil {
+		// Whoever has no portal is refused; the others get in.
+		log.ErrorContext(ctx, "users not restored", "err", err)
+	}
 	log.InfoContext(ctx, "daemon ready", "socket", filepath.Join(c.RunDir, daemon.DaemonSocket))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.server.Serve(ctx, l.Daemon, l.Callers) })
@@ -187,9 +191,10 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 	b.server = daemon.New(daemon.Config{
 		Store: b.store, Runtime: b.runtime, Manager: b.manager, Guests: guests, Sessions: b.ssh,
 		AuthUID: authUID, APIUID: apiUID, UserCA: ca, ForceCommand: hookBinary + " session", HostName: hostname,
-		Host: info, SFTPCommand: setup.sftp,
-		Tokens: newTokens(signer, c.baseURL()),
-		NetNS:  portal.CookieOf, Relay: host.OpenRelay, SetupIntact: setup.check, HostRule: portal.CheckHostRule,
+		Host: info, SFTPCommand: setup.sftp, UserHost: host, KeysDir: keysDir,
+		UserSpec: func() (sandbox.Spec, error) { return userSpec(c, userPodfile) },
+		Tokens:   newTokens(signer, c.baseURL()),
+		NetNS:    portal.CookieOf, Relay: host.OpenRelay, SetupIntact: setup.check, HostRule: portal.CheckHostRule,
 		Limits: daemon.Limits{PerTenant: c.Limits.PerTenant, Total: quota.Total, Memory: quota.Memory, TTLMax: c.Limits.TTLMax, CertTTLMax: c.Limits.CertTTLMax},
 		Log:    log,
 	})

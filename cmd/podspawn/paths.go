@@ -13,6 +13,8 @@ const (
 	runscBinary = "/usr/libexec/podspawn/runsc"
 	sshDir      = "/etc/podspawn/ssh"
 	auditFile   = "/var/log/podspawn/audit.jsonl"
+	keysDir     = "/etc/podspawn/keys"         // of users
+	userPodfile = "/etc/podspawn/default.yaml" // what their sandboxes are made from
 
 	authUser = "podspawn-auth"
 	apiUser  = "podspawn-api"

@@ -49,6 +49,7 @@ func (c *config) settings() []setting {
 		sizeSetting("defaults.disk", &c.Defaults.Disk, 64<<20, 50<<30),
 		int64Setting("defaults.pids", &c.Defaults.PIDs, 16, 32768),
 		choiceSetting("log.level", &c.Log.Level, "debug", "info", "warn", "error"),
+		textSetting("github_url", &c.GitHubURL),
 		textSetting("state_dir", &c.StateDir),
 		textSetting("run_dir", &c.RunDir),
 	}

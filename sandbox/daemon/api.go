@@ -155,8 +155,12 @@ func (s *Server) create(ctx context.Context, c call, by sandbox.Caller) (answer,
 		return answer{}, err
 	}
 	perTenant := s.perTenant(by)
+	alias, err := s.aliasFor(ctx, by.Tenant, in.Name)
+	if err != nil {
+		return answer{}, err
+	}
 	row, err := s.Manager.Create(ctx, sandbox.CreateParams{
-		Caller: by, Name: in.Name, Labels: in.Labels, Spec: in.Spec, Now: time.Now(),
+		Caller: by, Alias: alias, Name: in.Name, Labels: in.Labels, Spec: in.Spec, Now: time.Now(),
 		Quota:          sandbox.Quota{PerTenant: perTenant, Total: s.Limits.Total, Memory: s.Limits.Memory},
 		IdempotencyKey: in.IdempotencyKey, RequestDigest: in.RequestDigest,
 	})

@@ -24,6 +24,11 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 	if err := localapi.Decode(c.req.Body, &in); err != nil {
 		return answer{}, badRequest(err)
 	}
+	if sandbox.IsUserUID(c.peer.UID) {
+		if err := s.enter(ctx, c.peer, in.Wait); err != nil {
+			return answer{}, err
+		}
+	}
 	row, err := s.Store.ByUID(ctx, c.peer.UID)
 	if err != nil {
 		return answer{}, err
@@ -39,12 +44,14 @@ func (s *Server) session(ctx context.Context, c call) (answer, error) {
 		return answer{}, err
 	}
 	rights := []guest.Right{guest.RightExec}
-	cert, err := s.Store.Certificate(ctx, conn.Serial)
-	if err != nil {
-		return answer{}, err
+	cert := sandbox.Certificate{Subject: conn.User} // of a user's connection there is none
+	if conn.Serial != 0 {
+		if cert, err = s.Store.Certificate(ctx, conn.Serial); err != nil {
+			return answer{}, err
+		}
 	}
 	if in.PTY {
-		// sshd gave out a terminal only because the certificate permits one.
+		// sshd gave out a terminal only because certificate or key permits one.
 		rights = append(rights, guest.RightPTY)
 	}
 	body := localapi.SessionResponse{

@@ -50,6 +50,12 @@ type Config struct {
 	// HostRule returns nil while the host rule is in place. It is asked on every login.
 	HostRule func() error
 
+	// Users of classic mode.
+	UserHost UserHost
+	KeysDir  string // one file of keys a user, root's
+	// UserSpec is what a user's sandbox is made from who has no spec of her own.
+	UserSpec func() (sandbox.Spec, error)
+
 	Limits Limits
 	Log    *slog.Logger // nil discards
 }
@@ -80,6 +86,7 @@ type Server struct {
 	doors   admission
 	tenants tally[string]     // API calls
 	running tally[sandbox.ID] // commands of the API
+	userMu  sync.Mutex        // serialises changes of users
 }
 
 // requestTimeout bounds how long a peer may take to send its request.
@@ -263,6 +270,14 @@ func (s *Server) dispatch(ctx context.Context, c call) (answer, error) {
 	case localapi.OpPrincipals:
 		if uid == s.AuthUID {
 			return s.principals(ctx, c)
+		}
+	case localapi.OpLoginKey:
+		if uid == s.AuthUID {
+			return s.loginKey(ctx, c)
+		}
+	case localapi.OpUserAdd, localapi.OpUserRemove, localapi.OpUserList, localapi.OpUserKeys:
+		if uid == 0 {
+			return s.users(ctx, c)
 		}
 	case localapi.OpPAMOpen:
 		if uid == 0 {

@@ -157,13 +157,13 @@ func (s *Server) pamOpen(ctx context.Context, c call) (answer, error) {
 	now := time.Now()
 	id, err := sandbox.ParseLogin(in.User)
 	if err != nil {
-		return answer{}, denied(sandbox.KindNotFound, "check the login name", "no such sandbox login")
+		return answer{}, s.pamOpenUser(ctx, c, in, now)
 	}
 	row, err := s.Store.Get(ctx, id)
 	if err != nil {
 		return answer{}, err
 	}
-	monitor, err := s.monitorOf(c.peer.PID, row)
+	monitor, err := s.monitorOf(c.peer.PID, row.Portal)
 	if err != nil {
 		s.recordRefusal(ctx, credential{row: row}, in.User, in.Source, err, now)
 		return answer{}, err
@@ -223,8 +223,8 @@ func (s *Server) claim(ctx context.Context, in localapi.PAMOpenRequest, monitor 
 }
 
 // monitorOf returns the sshd process that the hook runs under, after checking
-// that both are root's and in the portal of row.
-func (s *Server) monitorOf(pid int, row sandbox.Sandbox) (sandbox.Process, error) {
+// that both are root's and in the portal.
+func (s *Server) monitorOf(pid int, portal uint64) (sandbox.Process, error) {
 	up, err := ancestors(pid)
 	if err != nil {
 		return sandbox.Process{}, err
@@ -242,7 +242,7 @@ func (s *Server) monitorOf(pid int, row sandbox.Sandbox) (sandbox.Process, error
 		if err != nil {
 			return sandbox.Process{}, err
 		}
-		if uid != 0 || row.Portal == 0 || ns != row.Portal {
+		if uid != 0 || portal == 0 || ns != portal {
 			return sandbox.Process{}, denied(sandbox.KindUnavailable, "run podspawn doctor on the host",
 				"the connection is not in the sandbox's network namespace")
 		}
@@ -259,6 +259,9 @@ func (s *Server) pamClose(ctx context.Context, c call) (answer, error) {
 		return answer{}, badRequest(err)
 	}
 	id, err := sandbox.ParseLogin(in.User)
+	if _, _, ok := sandbox.ParseUserLogin(in.User); err != nil && ok {
+		return answer{}, nil // a user's connection is known by its processes alone
+	}
 	if err != nil {
 		return answer{}, denied(sandbox.KindNotFound, "check the login name", "no such sandbox login")
 	}

@@ -307,7 +307,7 @@ func TestNoLoginOnBrokenGround(t *testing.T) {
 	t.Run("a hook that is not root's", func(t *testing.T) {
 		w := open(t)
 		row := w.ready()
-		if _, err := w.monitorOf(w.monitor().ask(order{UID: 1000, Sleeper: true, Hold: true}, nil).PID, row); err == nil {
+		if _, err := w.monitorOf(w.monitor().ask(order{UID: 1000, Sleeper: true, Hold: true}, nil).PID, row.Portal); err == nil {
 			t.Error("a hook that is not root's may claim")
 		}
 	})

@@ -64,7 +64,7 @@ func (s *Sessions) Resume(ctx context.Context) error {
 		return err
 	}
 	for _, c := range conns {
-		row, err := s.store.Get(ctx, c.Sandbox)
+		row, err := s.rowOf(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -78,7 +78,11 @@ func (s *Sessions) Resume(ctx context.Context) error {
 	for _, row := range rows {
 		errs = append(errs, s.sweep(ctx, row, ""))
 	}
-	return errors.Join(errs...)
+	users, err := s.store.Users(ctx)
+	for _, u := range users {
+		errs = append(errs, s.sweep(ctx, sandbox.Sandbox{UID: u.UID}, ""))
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // EndRefused ends a connection that no claim was made for, after it had time to
@@ -160,6 +164,7 @@ func (s *Sessions) insist(ctx context.Context, row sandbox.Sandbox, c sandbox.Co
 // closed kills what a connection left, since sshd's user process goes on serving
 // the client when only the monitor was killed, and records the end.
 func (s *Sessions) closed(ctx context.Context, row sandbox.Sandbox, c sandbox.Connection) {
+	row, c = s.present(ctx, row, c)
 	s.insist(ctx, row, c, "processes of an ended connection not killed", func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
@@ -273,7 +278,7 @@ func (s *Sessions) sweep(ctx context.Context, row sandbox.Sandbox, without strin
 	if err != nil {
 		return err
 	}
-	conns, err := s.store.OpenConnections(ctx, row.ID)
+	conns, err := s.sharing(ctx, row)
 	if err != nil {
 		return err
 	}
@@ -321,7 +326,11 @@ func (s *Sessions) End(ctx context.Context, row sandbox.Sandbox, conns []sandbox
 	}
 	wg.Wait()
 	procs, err := processesOf(row.UID, true)
-	errs = append(errs, err, killStrays(procs, nil))
+	keep, kerr := s.others(ctx, row, conns)
+	if kerr != nil {
+		procs = nil // whose they are is not known
+	}
+	errs = append(errs, err, kerr, killStrays(procs, keep))
 	s.mu.Lock()
 	for _, c := range conns {
 		if cancel := s.watching[c.ID]; cancel != nil {

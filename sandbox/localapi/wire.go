@@ -28,6 +28,13 @@ const (
 	OpSession    Op = "hook.session"    // a sandbox's uid, below a claimed sshd; answers with a descriptor
 	OpChannel    Op = "hook.channel"    // the same, about a channel that is open already
 	OpForward    Op = "hook.forward"    // a sandbox's uid: its relay, or, for an agent, below a claimed sshd; answers with a descriptor
+	OpLoginKey   Op = "hook.keys"       // uid of podspawn-auth
+
+	// uid 0: the users of classic mode.
+	OpUserAdd    Op = "user.add"
+	OpUserRemove Op = "user.remove"
+	OpUserList   Op = "user.list"
+	OpUserKeys   Op = "user.keys" // what OpLoginKey would answer, for each of a user's keys
 
 	OpPool Op = "host.pool" // uid 0; answers with a sandbox.PoolStatus
 
@@ -90,6 +97,55 @@ type PrincipalsResponse struct {
 	Line string `json:"line"`
 }
 
+// LoginKeyRequest is what sshd tells the keys hook: %u, %t and %k. Its answer is
+// the line to print for sshd: options, and the same type and key.
+type LoginKeyRequest struct {
+	User    string `json:"user"`
+	KeyType string `json:"key_type"`
+	Key     string `json:"key"` // base64
+}
+
+// LoginKeyResponse is the line to print for sshd.
+type LoginKeyResponse struct {
+	Line string `json:"line"`
+}
+
+// UserRequest names a user. Keys and Spec are OpUserAdd's.
+type UserRequest struct {
+	Name string        `json:"name"`
+	Keys string        `json:"keys,omitempty"` // lines of authorized_keys form
+	Spec *sandbox.Spec `json:"spec,omitempty"` // complete; nil is the host's default
+}
+
+// UserResponse is one user as an administrator sees her.
+type UserResponse struct {
+	Name      string     `json:"name"`
+	UID       int        `json:"uid"`
+	Image     string     `json:"image,omitempty"` // of her own spec
+	CreatedAt time.Time  `json:"created_at"`
+	Keys      []UserKey  `json:"keys"`
+	Problem   string     `json:"problem,omitempty"` // why her keys can't be read, or lines that count for nothing
+	Sandbox   sandbox.ID `json:"sandbox,omitempty"` // the living one that her login enters
+}
+
+// UserKey is one key of a user.
+type UserKey struct {
+	Fingerprint string `json:"fingerprint"`
+	Type        string `json:"type"`
+	Comment     string `json:"comment,omitempty"`
+}
+
+// UsersResponse is sorted by name.
+type UsersResponse struct {
+	Users []UserResponse `json:"users"`
+}
+
+// UserKeysResponse is OpUserKeys': lines as for sshd, and what keeps her out.
+type UserKeysResponse struct {
+	Lines    []string `json:"lines"`
+	Problems []string `json:"problems,omitempty"`
+}
+
 // PAMOpenRequest is what PAM tells the hook at open_session: PAM_USER,
 // SSH_AUTH_INFO_0 and PAM_RHOST.
 type PAMOpenRequest struct {
@@ -108,6 +164,9 @@ type SessionRequest struct {
 	PTY bool `json:"pty"`
 	// Command is for the audit log, bounded by the daemon; "" is a shell.
 	Command string `json:"command,omitempty"`
+	// Wait lets the answer take as long as a sandbox takes to start. Without it one
+	// that is not ready is KindNotReady, and nothing is started.
+	Wait bool `json:"wait,omitempty"`
 }
 
 // SessionResponse comes with a descriptor: a guest connection whose preamble

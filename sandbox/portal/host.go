@@ -111,8 +111,12 @@ func (h *Host) Close(ctx context.Context, login string, uid int) error {
 		if err := check(login, uid); err != nil {
 			return err
 		}
-		if err := killAll(ctx, uid); err != nil {
-			return fmt.Errorf("end the processes of uid %d: %w", uid, err)
+		// A user's uid outlives her sandbox, and other connections of hers may have
+		// processes: those of this sandbox were ended with their connections.
+		if !sandbox.IsUserUID(uid) {
+			if err := killAll(ctx, uid); err != nil {
+				return fmt.Errorf("end the processes of uid %d: %w", uid, err)
+			}
 		}
 		if err := errors.Join(h.removeFiles(uid), removeIPC(uid)); err != nil {
 			return fmt.Errorf("remove what uid %d left: %w", uid, err)

@@ -51,7 +51,7 @@ func needRoot(t *testing.T) {
 	t.Skip("needs root: network namespaces, nftables, processes of other uids")
 }
 
-const testUID = 98999
+const testUID = sandbox.MaxSandboxUID
 
 func newHost(t *testing.T) *Host {
 	t.Helper()
@@ -104,7 +104,7 @@ func TestOpenMakesPortalAndLoginAndCloseLeavesNothing(t *testing.T) {
 		t.Errorf("the portal has routes: %s", routes)
 	}
 	passwd, _ := os.ReadFile(filepath.Join(h.c.ExtraUsers, "passwd"))
-	want := other + "\n" + login + ":x:98999:69999:podspawn sandbox:/var/lib/podspawn/home:/usr/libexec/podspawn/podspawn-hook\n"
+	want := other + "\n" + login + ":x:97999:69999:podspawn sandbox:/var/lib/podspawn/home:/usr/libexec/podspawn/podspawn-hook\n"
 	if string(passwd) != want {
 		t.Errorf("passwd = %q, want %q", passwd, want)
 	}

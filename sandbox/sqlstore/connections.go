@@ -11,10 +11,10 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-const selectConnection = `SELECT id, sandbox, serial, source, monitor_pid, monitor_start, opened_at, closed_at, close_note FROM connections `
+const selectConnection = `SELECT id, coalesce(sandbox, ''), coalesce(serial, 0), user, key, source, monitor_pid, monitor_start, opened_at, closed_at, close_note FROM connections `
 
 func scanConnection(row scanner) (c sandbox.Connection, err error) {
-	err = row.Scan(&c.ID, &c.Sandbox, unsigned{&c.Serial}, &c.Source, &c.Monitor.PID, unsigned{&c.Monitor.Start},
+	err = row.Scan(&c.ID, &c.Sandbox, unsigned{&c.Serial}, &c.User, &c.Key, &c.Source, &c.Monitor.PID, unsigned{&c.Monitor.Start},
 		moment{&c.OpenedAt}, moment{&c.ClosedAt}, &c.CloseNote)
 	return c, err
 }
@@ -85,9 +85,9 @@ func (t *tx) openConnections(id sandbox.ID) (n int, err error) {
 }
 
 func (t *tx) insertConnection(c sandbox.Connection) error {
-	_, err := t.exec(`INSERT INTO connections (id, sandbox, serial, source, monitor_pid, monitor_start, opened_at, closed_at, close_note)
-		VALUES (?, ?, ?, ?, ?, ?, ?, 0, '')`,
-		c.ID, string(c.Sandbox), int64(c.Serial), c.Source, c.Monitor.PID, int64(c.Monitor.Start), nanos(c.OpenedAt))
+	_, err := t.exec(`INSERT INTO connections (id, sandbox, serial, user, key, source, monitor_pid, monitor_start, opened_at, closed_at, close_note)
+		VALUES (?, nullif(?, ''), nullif(?, 0), ?, ?, ?, ?, ?, ?, 0, '')`,
+		c.ID, string(c.Sandbox), int64(c.Serial), c.User, c.Key, c.Source, c.Monitor.PID, int64(c.Monitor.Start), nanos(c.OpenedAt))
 	if sqliteCode(err) == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY {
 		return &sandbox.Error{Kind: sandbox.KindConflict, Msg: "this connection exists already", Hint: "make a new id", Err: err}
 	}
@@ -108,8 +108,10 @@ func (s *Store) CloseConnection(ctx context.Context, id string, now time.Time, e
 		if _, err := t.exec("UPDATE connections SET closed_at = ?, close_note = ? WHERE id = ?", nanos(now), note, id); err != nil {
 			return err
 		}
-		if err := t.lastOneOut(c.Sandbox, now, exited); err != nil {
-			return err
+		if c.Sandbox != "" {
+			if err := t.lastOneOut(c.Sandbox, now, exited); err != nil {
+				return err
+			}
 		}
 		closed = true
 		return t.append(ev)
@@ -125,15 +127,19 @@ func (t *tx) lastOneOut(id sandbox.ID, now time.Time, exited bool) error {
 		return err
 	}
 	row, err := t.sandbox(id)
-	if err != nil || row.State != sandbox.StateRunning {
+	if err != nil || row.State.Final() || row.State == sandbox.StateDraining {
 		return err
+	}
+	state := row.State // a user may leave while her sandbox is still being started
+	if state == sandbox.StateRunning {
+		state = sandbox.StateReady
 	}
 	var grace time.Time
 	if exited && row.Spec.Lifecycle.OnExit == sandbox.OnExitDestroy {
 		grace = now.Add(row.Spec.Lifecycle.Grace)
 	}
 	_, err = t.exec("UPDATE sandboxes SET state = ?, last_activity = max(last_activity, ?), grace_until = ? WHERE id = ?",
-		string(sandbox.StateReady), nanos(now), nanos(grace), string(id))
+		string(state), nanos(now), nanos(grace), string(id))
 	return err
 }
 

@@ -172,20 +172,20 @@ func TestUIDsRestAndGoRound(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	last(sandbox.MaxUID - 1)
-	expect(now, sandbox.MaxUID)
+	last(sandbox.MaxSandboxUID - 1)
+	expect(now, sandbox.MaxSandboxUID)
 	expect(now.Add(sandbox.UIDQuarantine-1), sandbox.MinUID+1) // the first still rests
-	last(sandbox.MaxUID)
+	last(sandbox.MaxSandboxUID)
 	expect(now.Add(sandbox.UIDQuarantine), sandbox.MinUID) // rested
-	last(sandbox.MaxUID - 1)
+	last(sandbox.MaxSandboxUID - 1)
 	expect(now.Add(sandbox.UIDQuarantine), sandbox.MinUID+2) // the others live
 	last(12)                                                 // nonsense: begin anew
 	expect(now.Add(sandbox.UIDQuarantine), sandbox.MinUID+3)
 
 	// None is left.
 	if _, err := s.w.Exec(`WITH RECURSIVE u (uid) AS (SELECT ?1 UNION ALL SELECT uid + 1 FROM u WHERE uid < ?2)
-		INSERT INTO sandboxes (`+columns+`) SELECT 'x' || uid, 't', '', '', '{}', '{}', '', uid, 'destroyed', 1, '', '', '', '', 0, 0, 0, 1, 0, 0, 0, 0, 0, ?3, '' FROM u`,
-		sandbox.MinUID, sandbox.MaxUID, now.UnixNano()); err != nil {
+		INSERT INTO sandboxes (`+columns+`) SELECT 'x' || uid, 't', '', '', '{}', '{}', '', uid, 'destroyed', 1, '', '', '', '', 0, 0, 0, 1, 0, 0, 0, 0, 0, ?3, '', '' FROM u`,
+		sandbox.MinUID, sandbox.MaxSandboxUID, now.UnixNano()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := insert(now); err == nil || sandbox.KindOf(err) != sandbox.KindCapacity {

@@ -15,7 +15,7 @@ import (
 
 // columns of a sandbox, in the order of encodeSandbox and scanSandbox.
 const columns = `id, tenant, subject, name, labels, spec, digest, uid, state, final, reason, user, image_id, container,
-	portal, socket_dev, socket_ino, created_at, ready_at, expires_at, last_activity, grace_until, draining_at, ended_at, pool`
+	portal, socket_dev, socket_ino, created_at, ready_at, expires_at, last_activity, grace_until, draining_at, ended_at, pool, alias`
 
 // maxList bounds List; defaultList is its limit when the filter has none.
 const defaultList, maxList = 100, 100_000
@@ -36,7 +36,7 @@ func encodeSandbox(s sandbox.Sandbox) ([]any, error) {
 		string(s.ID), s.Tenant, s.Subject, s.Name, labels, spec, string(s.Digest), s.UID, string(s.State), s.State.Final(),
 		string(s.Reason), s.User, s.ImageID, s.Container, int64(s.Portal), int64(s.SocketDev), int64(s.SocketIno),
 		nanos(s.CreatedAt), nanos(s.ReadyAt), nanos(s.ExpiresAt), nanos(s.LastActivity), nanos(s.GraceUntil),
-		nanos(s.DrainingAt), nanos(s.EndedAt), s.Pool,
+		nanos(s.DrainingAt), nanos(s.EndedAt), s.Pool, s.Alias,
 	}, nil
 }
 
@@ -46,7 +46,7 @@ func scanSandbox(row scanner) (s sandbox.Sandbox, err error) {
 		&s.ID, &s.Tenant, &s.Subject, &s.Name, document{&s.Labels}, document{&s.Spec}, &s.Digest, &s.UID, &s.State, &final,
 		&s.Reason, &s.User, &s.ImageID, &s.Container, unsigned{&s.Portal}, unsigned{&s.SocketDev}, unsigned{&s.SocketIno},
 		moment{&s.CreatedAt}, moment{&s.ReadyAt}, moment{&s.ExpiresAt}, moment{&s.LastActivity}, moment{&s.GraceUntil},
-		moment{&s.DrainingAt}, moment{&s.EndedAt}, &s.Pool,
+		moment{&s.DrainingAt}, moment{&s.EndedAt}, &s.Pool, &s.Alias,
 	)
 	if len(s.Labels) == 0 {
 		s.Labels = nil
@@ -61,8 +61,10 @@ func (s *Store) Insert(ctx context.Context, row sandbox.Sandbox, quota sandbox.Q
 		if err := t.checkQuota(row, quota); err != nil {
 			return err
 		}
-		if row.UID, err = t.nextUID(row); err != nil {
-			return err
+		if !sandbox.IsUserUID(row.UID) {
+			if row.UID, err = t.nextUID(row); err != nil {
+				return err
+			}
 		}
 		row.State = sandbox.StateAccepted
 		args, err := encodeSandbox(row)
@@ -109,7 +111,7 @@ func (t *tx) checkQuota(row sandbox.Sandbox, quota sandbox.Quota) error {
 // nextUID walks the round robin from the uid after the last one and takes the
 // first that nobody has and that has rested.
 func (t *tx) nextUID(row sandbox.Sandbox) (uid int, err error) {
-	const count = sandbox.MaxUID - sandbox.MinUID + 1
+	const count = sandbox.MaxSandboxUID - sandbox.MinUID + 1
 	rested := nanos(row.CreatedAt.Add(-sandbox.UIDQuarantine))
 	err = t.row(`
 		WITH RECURSIVE
@@ -122,7 +124,7 @@ func (t *tx) nextUID(row sandbox.Sandbox) (uid int, err error) {
 		SELECT uid FROM candidate
 		WHERE NOT EXISTS (SELECT 1 FROM sandboxes s WHERE s.uid = candidate.uid AND (s.final = 0 OR s.ended_at > ?4))
 		LIMIT 1`,
-		sandbox.MinUID, sandbox.MaxUID, count, rested).Scan(&uid)
+		sandbox.MinUID, sandbox.MaxSandboxUID, count, rested).Scan(&uid)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, sandbox.Errorf(sandbox.KindCapacity, "a uid rests for 24 hours after its sandbox; try again later",
 			"all %d user ids for sandboxes are taken or resting", count)
@@ -142,6 +144,9 @@ func conflict(row sandbox.Sandbox, err error) error {
 	if strings.Contains(err.Error(), "sandboxes.name") {
 		return sandbox.Errorf(sandbox.KindConflict, "choose another name, or destroy that one first",
 			"you already have a sandbox with the name %s", row.Name)
+	}
+	if strings.Contains(err.Error(), "sandboxes.uid") || strings.Contains(err.Error(), "sandboxes.alias") {
+		return sandbox.Errorf(sandbox.KindConflict, "enter that one", "user %s has a sandbox already", row.Tenant)
 	}
 	return &sandbox.Error{
 		Kind: sandbox.KindConflict, Msg: "this sandbox exists already",
@@ -236,6 +241,15 @@ func (s *Store) Update(ctx context.Context, id sandbox.ID, change func(*sandbox.
 		if err != nil {
 			return callerError{err}
 		}
+		if row.State == sandbox.StateReady {
+			open, err := t.openConnections(id)
+			if err != nil {
+				return err
+			}
+			if open > 0 { // a user's, who waited for it
+				row.State = sandbox.StateRunning
+			}
+		}
 		after, err := encodeSandbox(row)
 		if err != nil {
 			return err
@@ -258,7 +272,7 @@ func (s *Store) Update(ctx context.Context, id sandbox.ID, change func(*sandbox.
 }
 
 // frozen are the columns that no change may touch.
-var frozen = []string{"id", "tenant", "spec", "digest", "uid", "created_at", "pool"}
+var frozen = []string{"id", "tenant", "spec", "digest", "uid", "alias", "created_at", "pool"}
 
 // checkFrozen refuses changes that our own code must never ask for. before and
 // after are encoded rows: a spec is compared as what its digest is taken over.

@@ -24,6 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) sandbox.Store) {
 		{"connection", connectionTests()},
 		{"pool", poolTests()},
 		{"token", tokenTests()},
+		{"user", userTests()},
 		{"events", eventTests()},
 		{"parallel", parallelTests()},
 	}

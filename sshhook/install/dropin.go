@@ -17,10 +17,11 @@ type setting struct{ key, value string }
 // in, what runs or what is forwarded is here, also where the value is the default.
 func matchSettings() []setting {
 	return []setting{
-		// Who gets in: a certificate of our CA for this login, and nothing else.
+		// Who gets in: a certificate of our CA for this login, or for a user's login a
+		// key that the keys hook knows, and nothing else.
 		{"AuthenticationMethods", "publickey"},
 		{"PubkeyAuthentication", "yes"},
-		{"PubkeyAcceptedAlgorithms", certAlgorithms},
+		{"PubkeyAcceptedAlgorithms", certAlgorithms + "," + keyAlgorithms},
 		{"CASignatureAlgorithms", "ssh-ed25519"},
 		{"TrustedUserCAKeys", userCAPub},
 		{"RevokedKeys", revokedKRL},
@@ -29,7 +30,8 @@ func matchSettings() []setting {
 		{"AuthorizedPrincipalsCommand", HookPath + " principals %u %t %k"},
 		{"AuthorizedPrincipalsCommandUser", authUser},
 		// After the one for principals: sshd (9.2) ignores that one once this is set.
-		{"AuthorizedKeysCommand", "none"},
+		{"AuthorizedKeysCommand", HookPath + " keys %u %t %k"},
+		{"AuthorizedKeysCommandUser", authUser},
 		{"PasswordAuthentication", "no"},
 		{"PermitEmptyPasswords", "no"},
 		{"KbdInteractiveAuthentication", "no"},
@@ -67,6 +69,10 @@ func matchSettings() []setting {
 const certAlgorithms = "ssh-ed25519-cert-v01@openssh.com,sk-ssh-ed25519-cert-v01@openssh.com," +
 	"ecdsa-sha2-nistp256-cert-v01@openssh.com,ecdsa-sha2-nistp384-cert-v01@openssh.com,ecdsa-sha2-nistp521-cert-v01@openssh.com," +
 	"sk-ecdsa-sha2-nistp256-cert-v01@openssh.com,rsa-sha2-512-cert-v01@openssh.com,rsa-sha2-256-cert-v01@openssh.com"
+
+// keyAlgorithms are plain keys, of users.
+const keyAlgorithms = "ssh-ed25519,sk-ssh-ed25519@openssh.com,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521," +
+	"sk-ecdsa-sha2-nistp256@openssh.com,rsa-sha2-512,rsa-sha2-256"
 
 // dropInText is the whole drop-in.
 func dropInText() string {

@@ -95,6 +95,14 @@ func (d *standIn) answer(c *net.UnixConn) {
 		}
 		resp.Body, _ = json.Marshal(localapi.PrincipalsResponse{Line: "restrict,pty " + p.User})
 	case localapi.OpPAMOpen:
+		var p localapi.PAMOpenRequest
+		if err := json.Unmarshal(req.Body, &p); err != nil {
+			t.Error(err)
+		}
+		if _, err := sandbox.ParseLogin(p.User); err != nil { // a real user's name, which the daemon does not know
+			resp.Error = &localapi.Error{Kind: sandbox.KindNotFound, Msg: "no such login", Hint: "none"}
+			break
+		}
 		if err := checkPortal(c); err != nil {
 			resp.Error = &localapi.Error{Kind: sandbox.KindPolicy, Msg: err.Error(), Hint: "none"}
 			break

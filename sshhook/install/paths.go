@@ -44,6 +44,7 @@ type dir struct {
 var dirs = [...]dir{
 	{"/etc/podspawn", 0o755, true},
 	{"/etc/podspawn/ssh", 0o755, true},
+	{"/etc/podspawn/keys", 0o755, true},
 	{"/var/lib/podspawn", 0o711, true},
 	{"/var/lib/podspawn/keys", 0o700, true},
 	{"/var/lib/podspawn/home", 0o755, true},
