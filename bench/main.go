@@ -4,6 +4,9 @@
 //
 //	bench -rounds 12 -out results.json -ratio A/B… FOLDER
 //
+// NAME.before and NAME.after, where there are such programs, run around each run of
+// NAME and are not timed: they wait for the pool, and remove what was made.
+//
 // bench/run.sh says what the programs are. A case whose program fails makes the
 // whole run fail: a quick failure must not look like a quick success.
 package main
@@ -43,6 +46,7 @@ type results struct {
 	Rounds  int                `json:"rounds"`
 	Cases   map[string]timing  `json:"cases"`
 	Ratios  map[string]float64 `json:"ratios"`
+	Figures map[string]float64 `json:"figures,omitempty"` // measured in another way, as given
 	Warning string             `json:"warning"`
 }
 
@@ -73,6 +77,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	limit := flags.Duration("limit", time.Minute, "longest time of one run of a case")
 	var ratios ratioFlags
 	flags.Var(&ratios, "ratio", "CASE/CASE, may be repeated")
+	figures := flags.String("figures", "", "program that prints NAME VALUE lines, run at the end")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -80,6 +85,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return errors.New("usage: bench [-rounds N] [-out FILE] [-ratio A/B]… FOLDER")
 	}
 	programs, err := filepath.Glob(filepath.Join(flags.Arg(0), "*"))
+	programs = slices.DeleteFunc(programs, func(p string) bool { return filepath.Ext(p) == ".before" || filepath.Ext(p) == ".after" })
 	if err != nil || len(programs) == 0 {
 		return fmt.Errorf("no cases in %s", flags.Arg(0))
 	}
@@ -104,6 +110,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	res.Time, res.Rounds = time.Now().UTC(), *rounds
+	if *figures != "" {
+		if res.Figures, err = figuresOf(ctx, *figures, *limit); err != nil {
+			return err
+		}
+	}
 	printResults(stdout, res)
 	if *out == "" {
 		return nil
@@ -122,12 +133,47 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 func timed(ctx context.Context, program string, limit time.Duration) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if err := around(ctx, program+".before"); err != nil {
+		return 0, err
+	}
 	start := time.Now()
 	output, err := exec.CommandContext(ctx, program).CombinedOutput()
+	took := time.Since(start)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %s", err, strings.TrimSpace(string(output[:min(len(output), 400)])))
 	}
-	return time.Since(start), nil
+	return took, around(ctx, program+".after")
+}
+
+// around runs what belongs to a case and is not timed, if there is such a program.
+func around(ctx context.Context, program string) error {
+	if _, err := os.Stat(program); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if output, err := exec.CommandContext(ctx, program).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", filepath.Base(program), err, strings.TrimSpace(string(output[:min(len(output), 400)])))
+	}
+	return nil
+}
+
+// figuresOf runs a program that prints a name and a number on each line.
+func figuresOf(ctx context.Context, program string, limit time.Duration) (map[string]float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program).Output()
+	if err != nil {
+		return nil, fmt.Errorf("figures: %w", err)
+	}
+	figures := make(map[string]float64)
+	for line := range strings.Lines(string(out)) {
+		var name string
+		var value float64
+		if _, err := fmt.Sscan(line, &name, &value); err != nil {
+			return nil, fmt.Errorf("figures: %q is no name and number", strings.TrimSpace(line))
+		}
+		figures[name] = value
+	}
+	return figures, nil
 }
 
 func summarize(took map[string][]float64, ratios []string) (results, error) {
@@ -178,6 +224,9 @@ func printResults(w io.Writer, res results) {
 	fmt.Fprintln(w)
 	for _, name := range sortedKeys(res.Ratios) {
 		fmt.Fprintf(w, "%-40s %5.2f\n", name, res.Ratios[name])
+	}
+	for _, name := range sortedKeys(res.Figures) {
+		fmt.Fprintf(w, "%-40s %8.2f\n", name, res.Figures[name])
 	}
 }
 

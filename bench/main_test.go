@@ -64,6 +64,40 @@ func TestRunFailsWhenACaseFails(t *testing.T) {
 	}
 }
 
+func TestWhatIsAroundACaseIsNotTimed(t *testing.T) {
+	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "results.json")
+	count := filepath.Join(t.TempDir(), "count")
+	program(t, dir, "a.before", "sleep 0.3; echo b >>"+count)
+	program(t, dir, "a", "echo a >>"+count)
+	program(t, dir, "a.after", "echo c >>"+count)
+	figures := filepath.Join(t.TempDir(), "figures")
+	program(t, filepath.Dir(figures), "figures", "echo idle_mib 23.5; echo login_ms 7")
+	if err := run(t.Context(), []string{"-rounds", "1", "-out", out, "-figures", figures, dir}, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var res results
+	if err := json.Unmarshal(text, &res); err != nil {
+		t.Fatal(err)
+	}
+	if got := res.Cases["a"].Max; len(res.Cases) != 1 || got >= 300 {
+		t.Errorf("cases %v, a took %v ms, want a alone without the pause before it", res.Cases, got)
+	}
+	if res.Figures["idle_mib"] != 23.5 || res.Figures["login_ms"] != 7 {
+		t.Errorf("figures = %v, want those printed", res.Figures)
+	}
+	order, err := os.ReadFile(count)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(strings.Fields(string(order)), ""); got != "bacbac" {
+		t.Errorf("order = %q, want before, case, after", got)
+	}
+}
+
 func TestMedian(t *testing.T) {
 	for _, test := range []struct {
 		in   []float64

@@ -213,8 +213,10 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn, peer localapi.Pe
 	}()
 	defer func() { _ = conn.Close(); <-gone }() // Close ends the read above
 
+	began := time.Now()
 	a, err := s.decide(rctx, c)
 	delivered := s.reply(conn, a, err)
+	s.Log.DebugContext(ctx, "request served", "op", c.req.Op, "us", time.Since(began).Microseconds(), "refused", err != nil)
 	if a.file != nil {
 		_ = a.file.Close() // the peer has its own copy now, or never will
 	}
