@@ -216,7 +216,7 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn, peer localapi.Pe
 	began := time.Now()
 	a, err := s.decide(rctx, c)
 	delivered := s.reply(conn, a, err)
-	s.Log.DebugContext(ctx, "request served", "op", c.req.Op, "us", time.Since(began).Microseconds(), "refused", err != nil)
+	s.Log.DebugContext(ctx, "request served", "op", clip(string(c.req.Op), 40), "us", time.Since(began).Microseconds(), "refused", err != nil)
 	if a.file != nil {
 		_ = a.file.Close() // the peer has its own copy now, or never will
 	}
