@@ -93,7 +93,7 @@ cat >"$work/figures" <<EOF
 #!/bin/bash
 set -euo pipefail
 for op in principals pam-open session pam-close; do
-  sed -n "s/.*msg=\"request served\" op=hook.\$op us=\([0-9]*\) refused=false.*/\1/p" $LOGS/service.log | sort -n |
+  sed -n "s/.*request served.* op=hook.\$op us=\([0-9]*\) refused=false.*/\1/p" $LOGS/service.log | sort -n |
     awk -v op=\$op '{v[NR] = \$1} END {if (NR) print "daemon_" op "_ms", v[int((NR + 1) / 2)] / 1000}'
 done
 free() { awk '/^MemAvailable/ {print \$2 / 1024}' /proc/meminfo; }
