@@ -111,4 +111,4 @@ chmod 755 "$work/figures"
   -ratio ssh-sandbox/docker-exec-runsc -ratio api-exec/docker-exec-runsc \
   -ratio create-cold/docker-run-runsc -ratio create-pooled/docker-run-runsc \
   -ratio api-first-pooled/docker-run-runsc -ratio api-first-cold/docker-run-runsc \
-  -ratio create-ssh-pooled/docker-run-runsc -ratio create-ssh-cold/docker-run-runc "$cases"
+  -ratio create-ssh-pooled/docker-run-runsc -ratio create-ssh-cold/docker-run-runsc "$cases"
