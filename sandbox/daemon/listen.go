@@ -84,8 +84,8 @@ func (l *Listeners) Close() {
 }
 
 // maxFiles is enough for every connection that admission and the callers' socket
-// let in, twice over.
-const maxFiles = 24 << 10
+// let in, and half as many descriptors more for what is done for them.
+const maxFiles = 16 << 10
 
 // RaiseFileLimit gives this process the descriptors that its limits of
 // connections assume, where what started it gave it fewer.
