@@ -16,6 +16,8 @@ import (
 // ErrTooLarge is a frame of more than MaxFrame bytes.
 var ErrTooLarge = errors.New("frame exceeds the limit")
 
+var errManyDescriptors = errors.New("the daemon sent more descriptors than asked for")
+
 // ReadFrame reads one frame into v. It allocates no more than what has arrived. io.EOF means that the peer closed
 // between two frames.
 func ReadFrame(r io.Reader, v any) error {
@@ -88,7 +90,7 @@ func WriteFrame(c *net.UnixConn, v any, fd *os.File) error {
 }
 
 // readResponse reads one frame and the descriptor that may come with its first
-// byte. At most one is taken; any more that the kernel delivered are closed.
+// byte. More than one is an error, and all that the kernel delivered are closed.
 func readResponse(c *net.UnixConn, v any) (*os.File, error) {
 	var head [4]byte
 	oob := make([]byte, unix.CmsgSpace(4))
@@ -99,7 +101,7 @@ func readResponse(c *net.UnixConn, v any) (*os.File, error) {
 			f, ferr := takeDescriptor(oob[:oobn])
 			if fd != nil || ferr != nil || flags&unix.MSG_CTRUNC != 0 {
 				closeAll(fd, f)
-				return nil, errors.New("the daemon sent more descriptors than asked for")
+				return nil, errors.Join(errManyDescriptors, ferr)
 			}
 			fd = f
 		}
@@ -124,22 +126,25 @@ func takeDescriptor(oob []byte) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var file *os.File
+	var files []*os.File
 	for i := range msgs {
 		fds, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
 			continue
 		}
 		for _, fd := range fds {
-			if file != nil {
-				_ = unix.Close(fd) // not asked for; nothing to do about an error
-				continue
-			}
 			unix.CloseOnExec(fd)
-			file = os.NewFile(uintptr(fd), "passed")
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
 		}
 	}
-	return file, nil
+	switch len(files) {
+	case 0:
+		return nil, nil
+	case 1:
+		return files[0], nil
+	}
+	closeAll(files...)
+	return nil, errManyDescriptors
 }
 
 func closeAll(files ...*os.File) {
