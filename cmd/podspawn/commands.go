@@ -26,6 +26,8 @@ func commandsOf(a *app) []*cobra.Command {
 		newListUsersCommand(a),
 		newAuthKeysCommand(a),
 		newDoctorCommand(a),
+		newBackupCommand(a),
+		newRestoreCommand(a),
 		newDaemonCommand(a),
 		newServeCommand(a),
 		newConfigCommand(a),

@@ -42,11 +42,8 @@ func Listen(dir string) (_ *Listeners, err error) {
 			l.Close()
 		}
 	}()
-	if l.lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+	if l.lock, err = takeLock(dir); err != nil {
 		return nil, err
-	}
-	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, sandbox.Errorf(sandbox.KindConflict, "stop it first, or use that one", "another podspawn daemon runs on %s", dir)
 	}
 	if l.Daemon, err = listen(filepath.Join(dir, DaemonSocket)); err != nil {
 		return nil, err
@@ -55,6 +52,34 @@ func Listen(dir string) (_ *Listeners, err error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// takeLock fails with KindConflict while another process has the lock of dir.
+func takeLock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(sandbox.Errorf(sandbox.KindConflict, "stop it first, or use that one", "another podspawn daemon runs on %s", dir), f.Close())
+	}
+	return f, nil
+}
+
+// Lock keeps every daemon of dir from running until unlock, or fails with
+// KindConflict when one runs.
+func Lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := rootOnly(dir); err != nil {
+		return nil, err
+	}
+	f, err := takeLock(dir)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil // nothing is written to it
 }
 
 func listen(path string) (*net.UnixListener, error) {
