@@ -2,7 +2,7 @@
 # its first lines say what it does and who may run it.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test bench check build fuzz clean
+.PHONY: help up down test soak bench check build fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
@@ -15,6 +15,9 @@ down: ## undo make up; PURGE=1 also removes caches, audit log and CA (root)
 
 test: ## run every test on real sshd, Docker and gVisor, in labs (root)
 	@scripts/test.sh
+
+soak: ## 1000 cycles of create, ssh and destroy, and what they leave behind (root)
+	@scripts/soak.sh
 
 bench: ## compare plain ssh, ssh into a sandbox and docker; writes bench/results.json (root)
 	@bench/run.sh

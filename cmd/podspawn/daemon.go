@@ -104,6 +104,7 @@ func runDaemon(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	g.Go(func() error { b.manager.Run(ctx); return nil })
 	g.Go(func() error { return b.audit.Run(ctx) })
 	g.Go(func() error { keepHostRule(ctx, log); return nil })
+	g.Go(func() error { logCounts(ctx, log); return nil })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

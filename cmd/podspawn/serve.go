@@ -110,6 +110,11 @@ func runServe(ctx context.Context, c *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var counts sync.WaitGroup
+	counts.Go(func() { logCounts(ctx, log) })
+	defer counts.Wait()
+	defer cancel()
 	log.InfoContext(ctx, "serving", "listen", c.Listen, "socket", filepath.Join(c.RunDir, daemon.CallerSocket))
 	return httpapi.Serve(ctx, h, serveGrace, log, tcp, peersock.Listen(client))
 }
