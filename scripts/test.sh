@@ -28,6 +28,7 @@ go=$(scripts/go.sh)
 say "    $go: $("$go" env GOVERSION)"
 stage "podspawn"
 scripts/build.sh
+scripts/build.sh --faults
 stage "gVisor"
 scripts/runsc.sh --no-install
 stage "base image"
@@ -55,7 +56,7 @@ stage "go test -race, each package in a lab"
 export PODSPAWN_TEST_REQUIRE=${PODSPAWN_TEST_REQUIRE-root,sshd,docker,gvisor,npm}
 # Test programs are built where a lab sees them. They have /tmp for themselves: in
 # a longer path there is no room for a socket's name.
-GOTMPDIR=$logs "$go" test -race -json -count=1 -timeout 15m -p 2 \
+GOTMPDIR=$logs "$go" test -race -json -count=1 -timeout 30m -p 2 \
   -exec "env -u GOTMPDIR $ROOT/scripts/lab.sh --install" "${packages[@]}" </dev/null |
   "$logs/testsum" -log "$logs/tests.json" || failed+=(tests)
 
