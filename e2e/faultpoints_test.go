@@ -107,6 +107,13 @@ func (h *machine) reborn(t *testing.T) {
 	}
 }
 
+// noSession returns an error while a process of a session runs on the host; the
+// relay stays as long as the sandbox.
+func noSession(t *testing.T, s sandbox) error {
+	t.Helper()
+	return absent("sh", "-c", "pgrep -a -U "+uidOf(t, s)+" | grep -v 'podspawn-hook relay'; true")
+}
+
 // nothingAtAll is nothingOfOurs and everything else that a sandbox ever has: uids'
 // processes, rules of the firewall, mounts of the portals, Docker's networks.
 func nothingAtAll(t *testing.T) {
@@ -230,7 +237,7 @@ func TestDaemonDiesInLogin(t *testing.T) {
 				if got := get(t, s.ID); got.State != "ready" {
 					return fmt.Errorf("state = %s, want ready", got.State)
 				}
-				return absent("sh", "-c", "pgrep -a -U "+uidOf(t, s)+"; true")
+				return noSession(t, s)
 			})
 			if r := connectable(t, s).ssh(t, nil, "echo in"); r.stdout != "in\n" {
 				t.Errorf("a new certificate: %v", r)
@@ -276,7 +283,7 @@ func TestOthersDie(t *testing.T) {
 					if got := get(t, lives.ID); got.State != "ready" {
 						return fmt.Errorf("state = %s, want ready", got.State)
 					}
-					return absent("sh", "-c", "pgrep -a -U "+uidOf(t, lives)+"; true")
+					return noSession(t, lives)
 				})
 				if r := connectable(t, lives).ssh(t, nil, "echo in"); r.stdout != "in\n" {
 					t.Errorf("the next login: %v", r)
