@@ -72,10 +72,7 @@ func TestDestroyWithoutDocker(t *testing.T) {
 		t.Error("a sandbox that should live does not")
 	}
 	h.dockerBack(t)
-	session.echo("with the next dockerd")
-	if got := get(t, stays.ID); got.State != "running" {
-		t.Errorf("a sandbox that should live: state = %s (%s)", got.State, got.Reason)
-	}
+	// What lived is Docker's to keep or to stop now: without its live-restore it stops.
 	for _, s := range []sandbox{requested, left, dies} {
 		eventually(t, 10*time.Second, func() error {
 			if got := get(t, s.ID); got.State != "destroyed" && got.State != "expired" {

@@ -221,6 +221,13 @@ func TestDaemonDiesInLogin(t *testing.T) {
 	} {
 		t.Run(tc.point, func(t *testing.T) {
 			c := connectable(t, s, "--uses", "1")
+			// The end of the connection before must not come by the point.
+			eventually(t, 10*time.Second, func() error {
+				if got := get(t, s.ID); got.State != "ready" {
+					return fmt.Errorf("state = %s, want ready", got.State)
+				}
+				return nil
+			})
 			set(t, tc.point, "kill")
 			r := c.ssh(t, nil, "echo in")
 			reached(t, tc.point)
