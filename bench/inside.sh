@@ -76,6 +76,31 @@ script create-cold <<EOF
 podspawn create tmp -f $work/cold.yaml --on-exit keep >/dev/null
 EOF
 
+# 64 MiB each: a file both ways, and a forwarded connection to a server that sends as much.
+host="-F none -i $work/root -o IdentitiesOnly=yes -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+into="-F $work/cert/ssh_config -o ControlMaster=no -o ControlPath=none -o BatchMode=yes -o LogLevel=ERROR"
+head -c 64M /dev/urandom >"$work/big"
+cat >"$work/send.py" <<'PY'
+import socket
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("127.0.0.1", 9100)); s.listen(9)
+b = bytes(1 << 20)
+while True:
+    c, _ = s.accept()
+    for _ in range(64): c.sendall(b)
+    c.close()
+PY
+python3 "$work/send.py" &
+# shellcheck disable=SC2086 # lists of options
+scp $into "$work/send.py" "$work/big" "$login:/tmp/" >&2
+# shellcheck disable=SC2086
+ssh $into "$login" 'setsid python3 /tmp/send.py >/dev/null 2>&1 </dev/null &'
+case_ scp-in-host "scp $host $work/big root@127.0.0.1:$work/in"
+case_ scp-in-sandbox "scp $into $work/big $login:/tmp/in"
+case_ scp-out-host "scp $host root@127.0.0.1:$work/big $work/out"
+case_ scp-out-sandbox "scp $into $login:/tmp/big $work/out"
+case_ forward-host "sh -c 'test \$(ssh $host -W 127.0.0.1:9100 root@127.0.0.1 </dev/null | wc -c) = 67108864'"
+case_ forward-sandbox "sh -c 'test \$(ssh $into -W 127.0.0.1:9100 $login </dev/null | wc -c) = 67108864'"
+
 runtime=podspawn-runsc-10g
 docker run -d --name bench-runsc --runtime $runtime --network none podspawn/base sleep 3600 >/dev/null
 case_ docker-exec-runsc "docker exec bench-runsc true"
@@ -109,6 +134,7 @@ chmod 755 "$work/figures"
 .cache/bench -rounds "$1" -out bench/results.json -figures "$work/figures" \
   -ratio ssh-sandbox/ssh-host -ratio create-ssh-pooled/ssh-host -ratio create-ssh-pooled/create-ssh-cold \
   -ratio ssh-sandbox/docker-exec-runsc -ratio api-exec/docker-exec-runsc \
+  -ratio scp-in-sandbox/scp-in-host -ratio scp-out-sandbox/scp-out-host -ratio forward-sandbox/forward-host \
   -ratio create-cold/docker-run-runsc -ratio create-pooled/docker-run-runsc \
   -ratio api-first-pooled/docker-run-runsc -ratio api-first-cold/docker-run-runsc \
   -ratio create-ssh-pooled/docker-run-runsc -ratio create-ssh-cold/docker-run-runsc "$cases"
