@@ -314,3 +314,57 @@ func TestClassicForwarding(t *testing.T) {
 		t.Errorf("-L to the host's loopback: %q, %d connections there", got, came.Load())
 	}
 }
+
+// The service over ssh: no token, no listener; identity is the registered key.
+func TestClassicServiceOverSSH(t *testing.T) {
+	ivy := register(t, "ivy")
+	jon := register(t, "jon")
+	as := func(p person, args ...string) result {
+		t.Helper()
+		home := shortDir(t)
+		if err := os.MkdirAll(filepath.Join(home, "bin"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		wrap := "#!/bin/sh\nexec /usr/bin/ssh -F none -i " + p.key + " -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no" +
+			" -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \"$@\"\n"
+		if err := os.WriteFile(filepath.Join(home, "bin", "ssh"), []byte(wrap), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return run(t, nil, "env", append([]string{"PATH=" + filepath.Join(home, "bin") + ":" + os.Getenv("PATH"), "PODSPAWN_SERVER=ssh://" + p.name + "@127.0.0.1", podspawn}, args...)...)
+	}
+	if r := as(ivy, "list", "--quiet"); r.code != 0 || r.stdout != "" || sandboxOf(t, "ivy") != "" {
+		t.Fatalf("list over ssh: %v, want an empty list and no sandbox made for it", r)
+	}
+	made := as(ivy, "create", "box", "--quiet", "--on-exit", "keep")
+	if made.code != 0 {
+		t.Fatalf("create over ssh: %v", made)
+	}
+	id := strings.TrimSpace(made.stdout)
+	if r := as(ivy, "list", "--quiet"); r.stdout != id+"\n" {
+		t.Errorf("list over ssh: %v, want %s", r, id)
+	}
+	if r := as(jon, "get", id); r.code != 3 {
+		t.Errorf("another user's get: %v, want not found", r)
+	}
+	if r := as(jon, "token", "create", "--subject", "root"); r.code != 4 {
+		t.Errorf("a user makes a token: %v, want denied", r)
+	}
+	if r := run(t, nil, "ssh", ivy.args("ivy+box", "hostname")...); r.code != 0 {
+		t.Errorf("ssh ivy+box@host: %v", r)
+	}
+	// Nothing but the exact words means the service.
+	if r := ivy.ssh(t, "podspawn api;id"); r.code == 0 && !strings.Contains(r.stdout, "dev") {
+		t.Errorf("podspawn api;id: %v, want it to run inside", r)
+	}
+	// Her sandbox, made by a session, is also reached by certificate, which opens no more.
+	if r := ivy.ssh(t, "true"); r.code != 0 {
+		t.Fatalf("ssh: %v", r)
+	}
+	own := sandboxOf(t, "ivy")
+	if r := as(ivy, "ssh", own, "--", "hostname"); r.code != 0 || !strings.HasPrefix(r.stdout, "sbx-") {
+		t.Errorf("podspawn ssh into her sandbox: %v", r)
+	}
+	if r := as(ivy, "destroy", "box"); r.code != 0 {
+		t.Errorf("destroy over ssh: %v", r)
+	}
+}

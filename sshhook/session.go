@@ -25,6 +25,9 @@ import (
 // session, see lease.
 func (h *Hook) session(ctx context.Context) int {
 	fault.At("hook.session.begun")
+	if h.isService() {
+		return h.service(ctx)
+	}
 	tty := isTerminal(h.Stdin)
 	resp, lease, err := h.open(ctx, localapi.SessionRequest{PTY: tty, Command: clip(h.Env.Command, maxTold)})
 	if err != nil {

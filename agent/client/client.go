@@ -37,6 +37,8 @@ type Config struct {
 	Server    string          // unix:///path, http://… or https://…; "" is DefaultServer
 	Token     localapi.Secret // "" is none, for the socket's peer credentials
 	UserAgent string
+	// Dial, when set, makes the connections to Server, which is then only a name.
+	Dial func(context.Context) (net.Conn, error)
 }
 
 // Client calls the service. It connects with the first call. It is safe for
@@ -58,6 +60,18 @@ func New(cfg Config) (*Client, error) {
 	server := cfg.Server
 	if server == "" {
 		server = DefaultServer
+	}
+	if cfg.Dial != nil {
+		return &Client{
+			base: "http://podspawn.sock", where: server, agent: cfg.UserAgent, token: cfg.Token,
+			http: &http.Client{
+				Transport: &http.Transport{
+					DialContext:  func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.Dial(ctx) },
+					MaxIdleConns: 4, IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+				},
+				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			},
+		}, nil
 	}
 	u, err := url.Parse(server)
 	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" {

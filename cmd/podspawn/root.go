@@ -69,7 +69,7 @@ in; the sandbox goes away by itself.`,
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.configFile, "config", "", "`FILE` that configures the service (default "+defaultConfigFile+")")
-	f.StringVar(&a.server, "server", "", "`URL` of the service, unix:///PATH or https://HOST (default "+defaultServer+")")
+	f.StringVar(&a.server, "server", "", "`URL` of the service, unix:///PATH, https://HOST or ssh://USER@HOST (default "+defaultServer+")")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON; docs/json.md has the shapes")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print only what a script needs, and no words on stderr but errors")
 	root.SetFlagErrorFunc(flagError)

@@ -36,7 +36,14 @@ func (a *app) clientConfig() (client.Config, error) {
 	if err := checkServer(server); err != nil {
 		return client.Config{}, err
 	}
-	return client.Config{Server: server, Token: token, UserAgent: userAgent()}, nil
+	c := client.Config{Server: server, Token: token, UserAgent: userAgent()}
+	if strings.HasPrefix(server, "ssh://") {
+		if c.Dial, err = a.overSSH(server); err != nil {
+			return client.Config{}, err
+		}
+		c.Token = "" // the registered key says who calls
+	}
+	return c, nil
 }
 
 // checkServer refuses, in words of its own, the forms of an address that the
@@ -51,9 +58,6 @@ func checkServer(server string) error {
 			msg:  fmt.Sprintf("--server %s: named servers are not supported in this version yet", server),
 			hint: "give an address: unix:///run/podspawn/podspawn.sock or https://HOST",
 		}
-	}
-	if scheme == "ssh" {
-		return &usageError{msg: "--server ssh://… is not supported in this version yet", hint: "use https://HOST with a token, or the socket on the host itself"}
 	}
 	return nil
 }

@@ -75,6 +75,13 @@ func (s *Server) authenticate(ctx context.Context, a localapi.Auth) (sandbox.Cal
 		if !ok {
 			return sandbox.Caller{}, sandbox.Errorf(sandbox.KindUnauthorized, "connect again", "the calling connection is closed")
 		}
+		if sandbox.IsUserUID(peer.UID) { // the session hook of a user's claimed connection
+			u, _, err := s.userConnection(ctx, peer)
+			if err != nil {
+				return sandbox.Caller{}, err
+			}
+			return caller0(u), nil
+		}
 		if peer.UID != 0 {
 			return sandbox.Caller{}, sandbox.Errorf(sandbox.KindUnauthorized,
 				"use a token: PODSPAWN_TOKEN_FILE, made by root with podspawn token create", "uid %d is no user of podspawn", peer.UID)

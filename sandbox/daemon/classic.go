@@ -241,6 +241,9 @@ const maxEnter = 5
 // enter brings the connection of a channel into the user's sandbox, which it makes
 // when there is none. Without wait it does nothing that takes time.
 func (s *Server) enter(ctx context.Context, peer localapi.Peer, wait bool) error {
+	if conn, _, err := s.connectionOf(ctx, peer.PID, ""); err == nil && conn.Serial != 0 {
+		return nil // by certificate, into her sandbox by its own login
+	}
 	u, conn, err := s.userConnection(ctx, peer)
 	if err != nil {
 		return err
