@@ -125,7 +125,7 @@ func (a *as) List(ctx context.Context, r api.ListRequest) (api.List, error) {
 	if err := sandbox.ValidateLabels(r.Labels); err != nil {
 		return api.List{}, err
 	}
-	in := localapi.ListRequest{Labels: r.Labels, Final: r.Final, Limit: r.Limit}
+	in := localapi.ListRequest{Labels: r.Labels, Final: r.Final, Limit: r.Limit, AllTenants: r.AllTenants}
 	if r.Cursor != "" {
 		id, err := sandbox.ParseID(r.Cursor)
 		if err != nil {
@@ -139,7 +139,11 @@ func (a *as) List(ctx context.Context, r api.ListRequest) (api.List, error) {
 	}
 	l := api.List{Sandboxes: make([]api.Sandbox, 0, len(out.Sandboxes))}
 	for _, s := range out.Sandboxes {
-		l.Sandboxes = append(l.Sandboxes, view(s))
+		v := view(s)
+		if r.AllTenants {
+			v.Tenant = s.Sandbox.Tenant
+		}
+		l.Sandboxes = append(l.Sandboxes, v)
 	}
 	if n := len(l.Sandboxes); n > 0 && n >= r.Limit {
 		l.Next = string(l.Sandboxes[n-1].ID)
@@ -179,7 +183,7 @@ func (a *as) CA(ctx context.Context) (api.CA, error) {
 	if err := a.call(ctx, localapi.OpCA, struct{}{}, &out); err != nil {
 		return api.CA{}, err
 	}
-	return api.CA{UserCA: out.UserCA, Host: out.Host.Host, Port: out.Host.Port, KnownHosts: out.Host.KnownHosts}, nil
+	return ca(out), nil
 }
 
 func (a *as) CreateToken(ctx context.Context, r api.TokenRequest) (api.Token, error) {

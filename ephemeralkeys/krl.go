@@ -1,6 +1,7 @@
 package ephemeralkeys
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -204,4 +205,37 @@ func appendSection(out []byte, kind byte, data []byte) []byte {
 
 func appendString(out, s []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(out, uint32(len(s))), s...)
+}
+
+// CheckKRL returns an error unless list is a whole revocation list in the form
+// that sshd reads: sshd refuses everybody while the file is cut short. It looks at
+// the frame and not at what the sections say.
+func CheckKRL(list []byte) error {
+	rest, ok := bytes.CutPrefix(list, []byte(krlMagic))
+	if !ok || len(rest) < 4+3*8 || binary.BigEndian.Uint32(rest) != krlFormat {
+		return fmt.Errorf("%w: no revocation list", ErrKRL)
+	}
+	rest = rest[4+3*8:]
+	for range 2 { // reserved, comment
+		if _, rest, ok = cutString(rest); !ok {
+			return fmt.Errorf("%w: it ends in its head", ErrKRL)
+		}
+	}
+	for len(rest) > 0 {
+		if _, rest, ok = cutString(rest[1:]); !ok {
+			return fmt.Errorf("%w: it ends in a section", ErrKRL)
+		}
+	}
+	return nil
+}
+
+func cutString(b []byte) (s, rest []byte, ok bool) {
+	if len(b) < 4 {
+		return nil, nil, false
+	}
+	n := binary.BigEndian.Uint32(b)
+	if uint64(len(b)-4) < uint64(n) {
+		return nil, nil, false
+	}
+	return b[4 : 4+n], b[4+n:], true
 }

@@ -96,6 +96,9 @@ type Store interface {
 	// Certificate returns what was issued under the serial.
 	Certificate(ctx context.Context, serial uint64) (Certificate, error)
 
+	// Certificates returns those that the filter selects, by serial.
+	Certificates(ctx context.Context, f CertificateFilter) ([]Certificate, error)
+
 	// RevokeCertificate marks it revoked at now. It is idempotent.
 	RevokeCertificate(ctx context.Context, serial uint64, now time.Time, ev Event) error
 
@@ -145,6 +148,17 @@ type Quota struct {
 	PerTenant int
 	Total     int
 	Memory    int64 // bytes
+}
+
+// CertificateFilter selects certificates. Zero values select everything.
+type CertificateFilter struct {
+	Tenant  string
+	Sandbox ID
+	KeyID   string
+	Token   string // id of the API token that asked for them
+	// ValidAfter selects those that are valid beyond this time.
+	ValidAfter time.Time
+	Revoked    bool // only those that are revoked
 }
 
 // Filter selects sandboxes. Zero values select everything.

@@ -21,8 +21,7 @@ podspawn=/usr/local/bin/podspawn
 say "==> 1/5 sandboxes"
 # Asked nicely, so that the audit log has their end; by force below.
 if [ -S $RUN/podspawn.sock ] && [ -x "$podspawn" ]; then
-  timeout 20 "$podspawn" list --json 2>/dev/null </dev/null | jq -r '.sandboxes[].id' 2>/dev/null |
-    timeout 60 xargs -r "$podspawn" destroy >/dev/null 2>&1 || true
+  timeout 90 "$podspawn" drain --destroy --wait 30s >/dev/null 2>&1 </dev/null || true
 fi
 if on_systemd; then
   for unit in podspawn-serve podspawn-daemon; do

@@ -46,8 +46,10 @@ const (
 
 // Sandbox is one sandbox as its tenant sees it.
 type Sandbox struct {
-	ID          sandbox.ID        `json:"id"`
-	Login       string            `json:"login"`
+	ID    sandbox.ID `json:"id"`
+	Login string     `json:"login"`
+	// Tenant is only told in a list of all tenants.
+	Tenant      string            `json:"tenant,omitempty"`
 	Name        string            `json:"name,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	State       sandbox.State     `json:"state"`
@@ -139,8 +141,10 @@ type List struct {
 type ListRequest struct {
 	Labels map[string]string
 	Final  bool // also those that ended
-	Cursor string
-	Limit  int
+	// AllTenants is for root on the host.
+	AllTenants bool
+	Cursor     string
+	Limit      int
 }
 
 // CertificateRequest is the body of POST /v1/sandboxes/{id}/certificates.
@@ -254,6 +258,8 @@ type CA struct {
 	Host       string `json:"host"`
 	Port       int    `json:"port"`
 	KnownHosts string `json:"known_hosts"`
+	// Trusted are all user CAs whose certificates are accepted, the signing one first.
+	Trusted []TrustedCA `json:"trusted,omitempty"`
 }
 
 // TokenRequest is the body of POST /v1/tokens.

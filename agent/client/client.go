@@ -174,6 +174,9 @@ func (c *Client) List(ctx context.Context, r api.ListRequest) (api.List, error) 
 	if r.Final {
 		q.Set("all", "true")
 	}
+	if r.AllTenants {
+		q.Set("tenants", "all")
+	}
 	for k, v := range r.Labels {
 		q.Add("label", k+"="+v)
 	}

@@ -96,6 +96,11 @@ func New(cfg Config) (http.Handler, error) {
 		{http.MethodGet, "/v1/sandboxes/:id/files/list", sandbox.ScopeRun, a.listFiles},
 		{http.MethodPost, "/v1/tokens", sandbox.ScopeAdmin, a.token},
 		{http.MethodGet, "/v1/ca", "", a.ca},
+		{http.MethodGet, "/v1/tokens", sandbox.ScopeAdmin, a.tokens},
+		{http.MethodDelete, "/v1/tokens/:id", sandbox.ScopeAdmin, a.revokeToken},
+		{http.MethodPost, "/v1/ca/revoke", sandbox.ScopeAdmin, a.revoke},
+		{http.MethodPost, "/v1/ca/rotate", sandbox.ScopeAdmin, a.rotateCA},
+		{http.MethodPost, "/v1/drain", sandbox.ScopeAdmin, a.drain},
 	} {
 		e.Add(r.method, r.path, r.handler, a.authenticate, needs(r.scope))
 	}

@@ -78,7 +78,7 @@ func (a *app) validate(c echo.Context) error {
 }
 
 func (a *app) list(c echo.Context) error {
-	if err := noQuery(c, "cursor", "limit", "label", "all"); err != nil {
+	if err := noQuery(c, "cursor", "limit", "label", "all", "tenants"); err != nil {
 		return err
 	}
 	r := api.ListRequest{Cursor: c.QueryParam("cursor")}
@@ -95,6 +95,13 @@ func (a *app) list(c echo.Context) error {
 			return sandbox.Errorf(sandbox.KindInvalidSpec, "use true or false", "all is neither true nor false")
 		}
 		r.Final = all
+	}
+	switch v := c.QueryParam("tenants"); v {
+	case "":
+	case "all":
+		r.AllTenants = true
+	default:
+		return sandbox.Errorf(sandbox.KindInvalidSpec, "use all, or leave it out", "tenants %q is not all", clip(v))
 	}
 	for _, l := range c.QueryParams()["label"] {
 		k, v, ok := strings.Cut(l, "=")

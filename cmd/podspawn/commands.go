@@ -19,6 +19,8 @@ func commandsOf(a *app) []*cobra.Command {
 		newInitCommand(a),
 		newValidateCommand(a),
 		newTokenCommand(a),
+		newCACommand(a),
+		newDrainCommand(a),
 		newImageCommand(a),
 		newServerSetupCommand(a),
 		newAddUserCommand(a),

@@ -16,7 +16,6 @@ import (
 
 	"github.com/podspawn/podspawn/agent/sshconfig"
 	"github.com/podspawn/podspawn/agent/token"
-	"github.com/podspawn/podspawn/ephemeralkeys"
 	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sandbox/audit"
 	"github.com/podspawn/podspawn/sandbox/daemon"
@@ -139,7 +138,7 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 			err = errors.Join(err, b.close())
 		}
 	}()
-	ca, err := ephemeralkeys.LoadCA(filepath.Join(c.StateDir, "keys", "user_ca"))
+	keys, err := daemon.OpenKeyring(filepath.Join(c.StateDir, "keys"), filepath.Join(sshDir, "user_ca.pub"), time.Now())
 	if err != nil {
 		return nil, withHint(fmt.Errorf("user CA: %w", err), "run podspawn server-setup first")
 	}
@@ -191,7 +190,8 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 	}
 	b.server = daemon.New(daemon.Config{
 		Store: b.store, Runtime: b.runtime, Manager: b.manager, Guests: guests, Sessions: b.ssh,
-		AuthUID: authUID, APIUID: apiUID, UserCA: ca, ForceCommand: hookBinary + " session", HostName: hostname,
+		AuthUID: authUID, APIUID: apiUID, Keyring: keys, Revocations: daemon.NewRevocations(b.store, filepath.Join(sshDir, "revoked.krl"), log),
+		ForceCommand: hookBinary + " session", HostName: hostname,
 		Host: info, SFTPCommand: setup.sftp, UserHost: host, KeysDir: keysDir,
 		UserSpec: func() (sandbox.Spec, error) { return userSpec(c, userPodfile) },
 		Tokens:   newTokens(signer, c.baseURL()),

@@ -109,7 +109,7 @@ func TestDocsJSONCoversCommands(t *testing.T) {
 	// These print what the sandbox or the log prints, or only have subcommands.
 	without := map[string]bool{
 		"podspawn ssh": true, "podspawn exec": true, "podspawn run": true, "podspawn mcp": true, "podspawn daemon": true, "podspawn serve": true,
-		"podspawn token": true, "podspawn image": true, "podspawn config": true,
+		"podspawn token": true, "podspawn ca": true, "podspawn image": true, "podspawn config": true,
 	}
 	for path := range commandTree(t) {
 		if !without[path] && !strings.Contains(all.String(), path+",") {

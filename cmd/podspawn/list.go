@@ -14,21 +14,21 @@ import (
 // maxListed bounds what list holds in memory.
 const maxListed = 10_000
 
-type listOptions struct{ labels []string }
+type listOptions struct {
+	labels []string
+	all    bool
+}
 
 func newListCommand(a *app) *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "list the sandboxes that are alive", GroupID: groupPeople, Args: exact(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := refuseLater(cmd, "all"); err != nil {
-				return err
-			}
 			return runList(cmd.Context(), a, &o)
 		},
 	}
 	cmd.Flags().StringArrayVar(&o.labels, "label", nil, "only those with `KEY=VALUE`; may be repeated")
-	laterFlags(cmd, []string{"all"}, nil)
+	cmd.Flags().BoolVar(&o.all, "all", false, "those of all tenants; for root on the host")
 	return cmd
 }
 
@@ -41,20 +41,9 @@ func runList(ctx context.Context, a *app, o *listOptions) error {
 	if err != nil {
 		return err
 	}
-	all := api.List{Sandboxes: []api.Sandbox{}}
-	for cursor := ""; ; {
-		page, err := svc.List(ctx, api.ListRequest{Labels: labels, Cursor: cursor})
-		if err != nil {
-			return err
-		}
-		all.Sandboxes = append(all.Sandboxes, page.Sandboxes...)
-		if page.Next == "" || page.Next == cursor {
-			break
-		}
-		if cursor = page.Next; len(all.Sandboxes) >= maxListed {
-			all.Next = cursor
-			break
-		}
+	all, err := listAll(ctx, svc, api.ListRequest{Labels: labels, AllTenants: o.all})
+	if err != nil {
+		return err
 	}
 	if a.json {
 		return a.printJSON(all)
@@ -72,5 +61,30 @@ func runList(ctx context.Context, a *app, o *listOptions) error {
 	for _, s := range all.Sandboxes {
 		rows = append(rows, []string{string(s.ID), s.Name, string(s.State), s.Image, strconv.Itoa(s.Connections), when(s.ExpiresAt, now)})
 	}
+	if o.all {
+		rows[0] = append(rows[0], "TENANT")
+		for i, s := range all.Sandboxes {
+			rows[i+1] = append(rows[i+1], s.Tenant)
+		}
+	}
 	return printTable(a.stdout, rows)
+}
+
+// listAll goes through all pages, up to maxListed sandboxes.
+func listAll(ctx context.Context, svc api.API, r api.ListRequest) (api.List, error) {
+	all := api.List{Sandboxes: []api.Sandbox{}}
+	for {
+		page, err := svc.List(ctx, r)
+		if err != nil {
+			return api.List{}, err
+		}
+		all.Sandboxes = append(all.Sandboxes, page.Sandboxes...)
+		if page.Next == "" || page.Next == r.Cursor {
+			return all, nil
+		}
+		if r.Cursor = page.Next; len(all.Sandboxes) >= maxListed {
+			all.Next = r.Cursor
+			return all, nil
+		}
+	}
 }

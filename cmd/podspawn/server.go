@@ -21,6 +21,15 @@ func (a *app) connect() (api.API, error) {
 	return client.New(c)
 }
 
+// connectAdmin is connect for what administrators ask.
+func (a *app) connectAdmin() (*client.Client, error) {
+	c, err := a.clientConfig()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(c)
+}
+
 func (a *app) clientConfig() (client.Config, error) {
 	server := a.server
 	if server == "" {

@@ -35,8 +35,8 @@ func newTokenCommand(a *app) *cobra.Command {
 	f.IntVar(&o.maxSandboxes, "max-sandboxes", 0, "most sandboxes alive at a time, `N` (default: the service's limit)")
 	f.Var(&o.maxTTL, "max-ttl", "longest ttl of a sandbox (default: the service's limit)")
 	f.Var(&o.ttl, "ttl", "the token expires after this time")
-	cmd := parent("token", "API tokens", groupAdmin, create)
-	for _, later := range []string{"list", "revoke", "exchange"} {
+	cmd := parent("token", "API tokens", groupAdmin, create, newTokenListCommand(a), newTokenRevokeCommand(a))
+	for _, later := range []string{"exchange"} {
 		cmd.AddCommand(unsupported(later))
 	}
 	return cmd

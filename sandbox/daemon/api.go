@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -30,7 +29,7 @@ func (s *Server) api(ctx context.Context, c call) (answer, error) {
 	case localapi.OpReady:
 		return answer{body: localapi.ReadyResponse{Problems: s.problems(ctx)}}, nil
 	case localapi.OpCA:
-		return answer{body: localapi.CAResponse{UserCA: s.UserCA.AuthorizedKey(), Host: s.Host}}, nil
+		return answer{body: localapi.CAResponse{UserCA: s.keys.Current().AuthorizedKey(), Trusted: s.keys.List(time.Now()), Host: s.Host}}, nil
 	}
 	by, err := s.authenticate(ctx, c.req.Auth)
 	if err != nil {
@@ -63,7 +62,7 @@ func (s *Server) api(ctx context.Context, c call) (answer, error) {
 	case localapi.OpToken:
 		return s.issueToken(ctx, c, by)
 	default:
-		return answer{}, badRequest(errors.New("unknown operation " + clip(string(c.req.Op), 40)))
+		return s.admin(ctx, c, by)
 	}
 }
 
@@ -152,6 +151,9 @@ func (s *Server) find(ctx context.Context, by sandbox.Caller, ref string) (sandb
 func (s *Server) create(ctx context.Context, c call, by sandbox.Caller) (answer, error) {
 	in, err := request[localapi.CreateRequest](c, by, sandbox.ScopeRun)
 	if err != nil {
+		return answer{}, err
+	}
+	if err := s.accepting(); err != nil {
 		return answer{}, err
 	}
 	if limit := s.ttlLimit(by); in.DefaultTTL && limit > 0 {
@@ -250,7 +252,7 @@ func (s *Server) get(ctx context.Context, c call, by sandbox.Caller) (answer, er
 	if err != nil {
 		return answer{}, err
 	}
-	row, err := s.find(ctx, by, in.Sandbox)
+	row, err := s.findAny(ctx, by, in.Sandbox)
 	if err != nil {
 		return answer{}, err
 	}
@@ -273,8 +275,15 @@ func (s *Server) list(ctx context.Context, c call, by sandbox.Caller) (answer, e
 	if err != nil {
 		return answer{}, err
 	}
+	tenant := by.Tenant
+	if in.AllTenants {
+		if err := onlyRoot(by); err != nil {
+			return answer{}, err
+		}
+		tenant = ""
+	}
 	rows, err := s.Store.List(ctx, sandbox.Filter{
-		Tenant: by.Tenant, Living: !in.Final, Labels: in.Labels, Before: in.Before, Limit: min(max(in.Limit, 0), 500),
+		Tenant: tenant, Living: !in.Final, Labels: in.Labels, Before: in.Before, Limit: min(max(in.Limit, 0), 500),
 	})
 	if err != nil {
 		return answer{}, err
@@ -315,7 +324,7 @@ func (s *Server) destroy(ctx context.Context, c call, by sandbox.Caller) (answer
 	if err != nil {
 		return answer{}, err
 	}
-	row, err := s.find(ctx, by, in.Sandbox)
+	row, err := s.findAny(ctx, by, in.Sandbox)
 	if err != nil {
 		return answer{}, err
 	}
@@ -358,6 +367,10 @@ func (s *Server) exec(ctx context.Context, c call, by sandbox.Caller) (answer, e
 	c.atEnd(s.Manager.Begin(row.ID))
 	f, err := s.Guests.Open(ctx, row, id, rights...)
 	if err != nil {
+		return answer{}, err
+	}
+	if err := s.watchToken(ctx, c, by, f); err != nil {
+		_ = f.Close() // the refusal is the error to report
 		return answer{}, err
 	}
 	began := time.Now()
@@ -464,7 +477,7 @@ func (s *Server) sign(serial uint64, row sandbox.Sandbox, by sandbox.Caller, in 
 	g.PTY = true
 	g.PortForwarding, g.Agent = row.Spec.SSH.Forwarding, row.Spec.SSH.Agent
 	g.Binding = ephemeralkeys.Binding{V: 1, Sandbox: string(row.ID), Spec: string(row.Digest), Uses: in.Uses, Token: by.Token}
-	cert, err := s.UserCA.Issue(g)
+	cert, err := s.keys.Current().Issue(g)
 	if err != nil {
 		return sandbox.Certificate{}, sandbox.Event{}, &sandbox.Error{
 			Kind: sandbox.KindInvalidSpec, Msg: "the certificate can't be issued: " + err.Error(), Hint: "change what the message names",
@@ -553,7 +566,7 @@ func inheritCaps(c *sandbox.Caps, by sandbox.Caller) error {
 // problems lists what keeps sandboxes from being made, in words for people.
 func (s *Server) problems(ctx context.Context) []string {
 	var out []string
-	for _, err := range []error{s.ground(), s.Runtime.Check(ctx)} {
+	for _, err := range []error{s.accepting(), s.ground(), s.Runtime.Check(ctx)} {
 		if err != nil {
 			pub := sandbox.Public(err)
 			out = append(out, pub.Msg+" ("+pub.Hint+")")

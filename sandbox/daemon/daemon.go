@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"github.com/podspawn/podspawn/ephemeralkeys"
 	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sandbox/localapi"
@@ -31,7 +29,11 @@ type Config struct {
 
 	AuthUID, APIUID int // of podspawn-auth and podspawn-api
 
-	UserCA       *ephemeralkeys.CA
+	UserCA *ephemeralkeys.CA
+	// Keyring holds the user CA when it can be changed; nil is UserCA for ever.
+	Keyring *Keyring
+	// Revocations keeps sshd's revocation list; nil keeps none.
+	Revocations  *Revocations
 	ForceCommand string // in every certificate, and in sshd's Match block
 	HostName     string // in key ids
 	Host         localapi.HostInfo
@@ -80,13 +82,15 @@ type Tokens interface {
 // Server answers the daemon's socket. Use New.
 type Server struct {
 	Config
-	cas     []ssh.PublicKey
-	peers   *peers
-	refused *refusals
-	doors   admission
-	tenants tally[string]     // API calls
-	running tally[sandbox.ID] // commands of the API
-	userMu  sync.Mutex        // serialises changes of users
+	keys     *Keyring
+	peers    *peers
+	refused  *refusals
+	doors    admission
+	tenants  tally[string]     // API calls
+	running  tally[sandbox.ID] // commands of the API
+	ofTokens *tokenCommands    // the same, by the token that asked for them
+	draining atomic.Bool       // no new sandboxes
+	userMu   sync.Mutex        // serialises changes of users
 }
 
 // requestTimeout bounds how long a peer may take to send its request.
@@ -97,8 +101,12 @@ func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	keys := c.Keyring
+	if keys == nil {
+		keys = &Keyring{ca: c.UserCA}
+	}
 	return &Server{
-		Config: c, cas: []ssh.PublicKey{c.UserCA.PublicKey()},
+		Config: c, keys: keys, ofTokens: newTokenCommands(),
 		peers: newPeers(), refused: newRefusals(),
 	}
 }
@@ -110,6 +118,10 @@ func (s *Server) Serve(ctx context.Context, l, callers *net.UnixListener) error 
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() { s.peers.run(ctx, callers, s.Log) })
+	wg.Go(func() { s.keepKeys(ctx) })
+	if s.Revocations != nil {
+		wg.Go(func() { s.Revocations.Run(ctx) })
+	}
 	stop := context.AfterFunc(ctx, func() { _, _ = l.Close(), callers.Close() }) // ends both accept loops
 	defer stop()
 	defer wg.Wait()

@@ -53,7 +53,7 @@ func (s *Server) check(ctx context.Context, login string, cert *ssh.Certificate,
 	}
 	c := credential{row: row, cert: cert}
 	policy := ephemeralkeys.Policy{ForceCommand: s.ForceCommand}
-	if c.binding, err = ephemeralkeys.Verify(cert, login, s.cas, now, policy); err != nil {
+	if c.binding, err = ephemeralkeys.Verify(cert, login, s.keys.Trusted(now), now, policy); err != nil {
 		return c, &sandbox.Error{
 			Kind: sandbox.KindPolicy, Msg: "the certificate is not valid here: " + err.Error(),
 			Hint: "get a fresh one with podspawn cert " + string(id),

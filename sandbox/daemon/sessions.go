@@ -342,6 +342,26 @@ func (s *Sessions) End(ctx context.Context, row sandbox.Sandbox, conns []sandbox
 	return errors.Join(errs...)
 }
 
+// Cut ends connections of a sandbox that lives on, and returns when none of their
+// processes is left. Their end is recorded with the note.
+func (s *Sessions) Cut(ctx context.Context, row sandbox.Sandbox, conns []sandbox.Connection, note string) error {
+	s.mu.Lock()
+	for _, c := range conns {
+		if s.watching[c.ID] != nil {
+			s.notes[c.ID] = note
+		}
+	}
+	s.mu.Unlock()
+	errs := make([]error, len(conns)+1)
+	var wg sync.WaitGroup
+	for i, c := range conns {
+		wg.Go(func() { errs[i] = endMonitor(ctx, c.Monitor) })
+	}
+	wg.Wait()
+	errs[len(conns)] = s.sweep(ctx, row, "")
+	return errors.Join(errs...)
+}
+
 // endMonitor ends one connection's sshd monitor.
 func endMonitor(ctx context.Context, p sandbox.Process) error {
 	if err := signalProcess(p, unix.SIGTERM); err != nil {

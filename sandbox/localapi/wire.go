@@ -274,6 +274,8 @@ type ListRequest struct {
 	Final  bool              `json:"final,omitempty"`  // also those that ended
 	Before sandbox.ID        `json:"before,omitempty"` // cursor
 	Limit  int               `json:"limit,omitempty"`
+	// AllTenants is for root on the host.
+	AllTenants bool `json:"all_tenants,omitempty"`
 }
 
 // ListResponse is newest first.
@@ -343,8 +345,10 @@ type HostInfo struct {
 
 // CAResponse is public.
 type CAResponse struct {
-	UserCA string   `json:"user_ca"` // one line of authorized_keys form
-	Host   HostInfo `json:"host"`
+	UserCA string `json:"user_ca"` // one line of authorized_keys form
+	// Trusted are all user CAs whose certificates are accepted, the signing one first.
+	Trusted []TrustedCA `json:"trusted,omitempty"`
+	Host    HostInfo    `json:"host"`
 }
 
 // TokenRequest asks for an API token (ScopeAdmin).

@@ -6,13 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/podspawn/podspawn/sandbox"
 )
 
-const selectCertificate = `SELECT serial, sandbox, tenant, subject, token, key_id, blob, fingerprint, uses, used,
-	issued_at, valid_before, revoked_at FROM certificates WHERE serial = ?`
+const (
+	selectCertificates = `SELECT serial, sandbox, tenant, subject, token, key_id, blob, fingerprint, uses, used,
+	issued_at, valid_before, revoked_at FROM certificates WHERE `
+	selectCertificate = selectCertificates + "serial = ?"
+)
 
 func scanCertificate(row scanner) (c sandbox.Certificate, err error) {
 	err = row.Scan(unsigned{&c.Serial}, &c.Sandbox, &c.Tenant, &c.Subject, &c.Token, &c.KeyID, &c.Blob, &c.Fingerprint,
@@ -71,6 +75,29 @@ func (s *Store) Certificate(ctx context.Context, serial uint64) (sandbox.Certifi
 		return sandbox.Certificate{}, s.fail("read certificate", err)
 	}
 	return c, nil
+}
+
+// Certificates implements sandbox.Store.
+func (s *Store) Certificates(ctx context.Context, f sandbox.CertificateFilter) ([]sandbox.Certificate, error) {
+	where, args := []string{"serial > 0"}, []any{}
+	for _, c := range []struct{ column, value string }{
+		{"sandbox", string(f.Sandbox)}, {"key_id", f.KeyID}, {"token", f.Token}, {"tenant", f.Tenant},
+	} {
+		if c.value != "" {
+			where, args = append(where, c.column+" = ?"), append(args, c.value)
+		}
+	}
+	if f.Token != "" {
+		where = append(where, "token <> ''") // lets the partial index serve
+	}
+	if !f.ValidAfter.IsZero() {
+		where, args = append(where, "valid_before > ?"), append(args, nanos(f.ValidAfter))
+	}
+	if f.Revoked {
+		where = append(where, "revoked_at <> 0")
+	}
+	return query(ctx, s, "list certificates", scanCertificate,
+		selectCertificates+strings.Join(where, " AND ")+" ORDER BY serial", args...)
 }
 
 // RevokeCertificate implements sandbox.Store. The first time stays.

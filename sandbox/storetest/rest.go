@@ -7,6 +7,40 @@ import (
 	"github.com/podspawn/podspawn/sandbox"
 )
 
+func revocationTests() map[string]func(*testing.T, *suite) {
+	return map[string]func(*testing.T, *suite){
+		"certificates are selected by each field and all of them": func(t *testing.T, s *suite) {
+			a, b := s.ready(row("t", "")), s.ready(row("t", ""))
+			one, two := s.issue(a.ID, 0), s.issue(a.ID, 0)
+			three := s.issue(b.ID, 1)
+			s.must(s.store.RevokeCertificate(s.ctx(), two.Serial, start, event(sandbox.EventCertRevoked, a.ID)))
+			for name, tc := range map[string]struct {
+				f    sandbox.CertificateFilter
+				want []uint64
+			}{
+				"everything":           {sandbox.CertificateFilter{}, []uint64{one.Serial, two.Serial, three.Serial}},
+				"of a sandbox":         {sandbox.CertificateFilter{Sandbox: a.ID}, []uint64{one.Serial, two.Serial}},
+				"of a token":           {sandbox.CertificateFilter{Token: "tok_x"}, []uint64{one.Serial, two.Serial, three.Serial}},
+				"of no such token":     {sandbox.CertificateFilter{Token: "tok_none"}, nil},
+				"of a key id":          {sandbox.CertificateFilter{KeyID: "podspawn:h:l:s", Sandbox: b.ID}, []uint64{three.Serial}},
+				"of another tenant":    {sandbox.CertificateFilter{Tenant: "other"}, nil},
+				"revoked":              {sandbox.CertificateFilter{Revoked: true}, []uint64{two.Serial}},
+				"still valid":          {sandbox.CertificateFilter{ValidAfter: start}, []uint64{one.Serial, two.Serial, three.Serial}},
+				"expired":              {sandbox.CertificateFilter{ValidAfter: start.Add(5 * time.Minute)}, nil},
+				"revoked in a sandbox": {sandbox.CertificateFilter{Revoked: true, Sandbox: b.ID}, nil},
+			} {
+				got, err := s.store.Certificates(s.ctx(), tc.f)
+				s.must(err)
+				var serials []uint64
+				for _, c := range got {
+					serials = append(serials, c.Serial)
+				}
+				s.equal(name, serials, tc.want)
+			}
+		},
+	}
+}
+
 func tokenTests() map[string]func(*testing.T, *suite) {
 	token := func(id, tenant string) sandbox.APIToken {
 		return sandbox.APIToken{

@@ -25,6 +25,7 @@ func Run(t *testing.T, open func(t *testing.T) sandbox.Store) {
 		{"pool", poolTests()},
 		{"token", tokenTests()},
 		{"user", userTests()},
+		{"revocation", revocationTests()},
 		{"events", eventTests()},
 		{"parallel", parallelTests()},
 	}
