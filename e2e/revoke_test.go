@@ -282,7 +282,7 @@ func TestRotateCA(t *testing.T) {
 	h := need(t)
 	s := create(t, "--on-exit", "keep")
 	before := connectable(t, s)
-	if r := run(t, nil, podspawn, "ca", "rotate", "--overlap", "20s"); r.code != 0 {
+	if r := run(t, nil, podspawn, "ca", "rotate", "--overlap", "12s"); r.code != 0 {
 		t.Fatalf("podspawn ca rotate: %v", r)
 	}
 	rotated := time.Now()
