@@ -59,6 +59,12 @@ func (h *Hook) session(ctx context.Context) int {
 		}
 		defer stop()
 	}
+	if req.PTY != nil && !resp.ExpiresAt.IsZero() {
+		wctx, stop := context.WithCancel(ctx)
+		warned := make(chan struct{})
+		go func() { defer close(warned); h.warn(wctx, resp.ExpiresAt) }()
+		defer func() { stop(); <-warned }()
+	}
 	exit, err := h.carry(ctx, lease.File, req)
 	// When the client vanishes the command may end for want of input, and we hear
 	// of that first; then nobody is there any more.
