@@ -21,6 +21,7 @@ func commandsOf(a *app) []*cobra.Command {
 		newTokenCommand(a),
 		newCACommand(a),
 		newDrainCommand(a),
+		newAuditCommand(a),
 		newImageCommand(a),
 		newServerSetupCommand(a),
 		newAddUserCommand(a),

@@ -11,7 +11,7 @@ import (
 func addUnsupported(root *cobra.Command) {
 	for _, name := range []string{
 		"push", "pull", "why", "setup", "connect", "open", "login",
-		"audit", "project", "api", "trust",
+		"project", "api", "trust",
 	} {
 		root.AddCommand(unsupported(name))
 	}
