@@ -13,7 +13,7 @@ import (
 func TestUserKeepsPortalAndProcessesWhenHerSandboxCloses(t *testing.T) {
 	needRoot(t)
 	h, ctx := newHost(t), context.Background()
-	const uid = sandbox.MinUserUID
+	const uid = sandbox.MaxUserUID // the last to be given out, should a lab run beside this
 	cookie, err := h.OpenUser(ctx, "alice", uid)
 	if err != nil {
 		t.Fatalf("OpenUser: %v", err)
