@@ -73,7 +73,7 @@ func testHostile(t *testing.T, b *box) {
 			}
 		}()
 		var err error
-		for range 140 {
+		for range 512 + 12 { // maxHost, and some
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			var f *os.File
 			f, err = b.socks.Dial(ctx, b.id)
