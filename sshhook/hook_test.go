@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,7 +108,8 @@ func (d *double) serve(t *testing.T, c *net.UnixConn, done <-chan struct{}) {
 		}
 		resp.Body = b
 	}
-	if err := localapi.WriteFrame(c, resp, fd); err != nil {
+	// A hook that ends while it asks again hangs up on the answer.
+	if err := localapi.WriteFrame(c, resp, fd); err != nil && !errors.Is(err, syscall.EPIPE) {
 		t.Error(err)
 	}
 	if fd != nil {
