@@ -15,6 +15,7 @@ type Defaults struct {
 	Resources Resources
 	Lifecycle Lifecycle
 	SSH       SSHRights
+	Egress    Egress // "" is EgressNone
 }
 
 // DefaultResources is what a sandbox gets when neither spec nor configuration
@@ -36,6 +37,7 @@ func BuiltinDefaults() Defaults {
 		Resources: DefaultResources(),
 		Lifecycle: DefaultLifecycle(),
 		SSH:       SSHRights{Forwarding: true, SFTP: true},
+		Egress:    EgressPublic,
 	}
 }
 
@@ -46,6 +48,7 @@ func BuiltinDefaults() Defaults {
 func (s Spec) WithDefaults(d Defaults) Spec {
 	fill(&s.Image, d.Image)
 	fill(&s.Workspace, DefaultWorkspace)
+	fill(&s.Network.Egress, d.Egress)
 	fill(&s.Network.Egress, EgressNone)
 	fill(&s.Resources.CPUs, d.Resources.CPUs)
 	fill(&s.Resources.Memory, d.Resources.Memory)

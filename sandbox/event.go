@@ -26,6 +26,7 @@ const (
 	EventCommandFinished  EventKind = "command.finished"
 	EventFileWritten      EventKind = "file.written"
 	EventForwardOpened    EventKind = "forward.opened"
+	EventEgressDenied     EventKind = "egress.denied" // Source is the sandbox's address
 	EventQuotaDenied      EventKind = "quota.denied"
 	EventPolicyDenied     EventKind = "policy.denied"
 	EventSetupChanged     EventKind = "setup.changed"

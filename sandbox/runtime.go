@@ -19,15 +19,17 @@ type Runtime interface {
 
 	// Start creates and starts the container of one sandbox with the guest as PID 1
 	// and returns as soon as the engine says that it runs. Starting an id that
-	// already has a container is an error of KindConflict. When it fails, nothing is
-	// left; when its process dies in the middle, Destroy with the id cleans up.
+	// already has a container is an error of KindConflict. With EgressPublic the
+	// sandbox gets a network of its own, and Start refuses (KindUnavailable) while the
+	// host does not enforce what that may reach. When it fails, nothing is left; when its process dies in the middle, Destroy with the id cleans up.
 	Start(ctx context.Context, p StartParams) (Container, error)
 
 	// Destroy removes everything Start made. It is idempotent, and it succeeds for an
 	// id that never existed. A canceled ctx stops the waiting, not the destruction.
 	Destroy(ctx context.Context, id ID) error
 
-	// List returns the containers that carry our label, running or not.
+	// List returns the containers that carry our label, running or not, and one that
+	// does not run for each network of ours without a container.
 	List(ctx context.Context) ([]Container, error)
 
 	// Watch calls ended with the id of each of our containers that stops, until ctx

@@ -36,12 +36,6 @@ type Network struct {
 	Egress Egress `json:"egress"`
 }
 
-// Egress is a policy for connections out of the sandbox.
-type Egress string
-
-// EgressNone gives the sandbox a loopback interface and nothing else.
-const EgressNone Egress = "none"
-
 // SSHRights says which SSH features a certificate for this sandbox may grant.
 type SSHRights struct {
 	Forwarding bool `json:"forwarding"`

@@ -204,13 +204,13 @@ func (r Resources) validate() error {
 
 func (n Network) validate() error {
 	switch n.Egress {
-	case EgressNone:
+	case EgressNone, EgressPublic:
 		return nil
-	case "public", "full":
-		return Errorf(KindEgressDenied, "use egress: none; this version gives a sandbox no network but its own loopback",
+	case "full":
+		return Errorf(KindEgressDenied, "use egress: public, which reaches every public address, or none",
 			"network.egress: %s is not supported yet by this version", n.Egress)
 	default:
-		return Errorf(KindInvalidSpec, "use egress: none",
+		return Errorf(KindInvalidSpec, "use egress: public or none",
 			"network.egress: %q is no egress policy", clip(string(n.Egress), 40))
 	}
 }

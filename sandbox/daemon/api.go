@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -193,7 +195,19 @@ func (s *Server) allow(by sandbox.Caller, in localapi.CreateRequest) error {
 	if err := sandbox.ValidateLabels(in.Labels); err != nil {
 		return err
 	}
+	if err := s.allowEgress(in.Spec.Network.Egress); err != nil {
+		return err
+	}
 	return s.allowTTL(by, in.Spec.Lifecycle.TTL)
+}
+
+func (s *Server) allowEgress(want sandbox.Egress) error {
+	limit := cmp.Or(s.Limits.Egress, sandbox.EgressNone)
+	if want.Within(limit) {
+		return nil
+	}
+	return sandbox.Errorf(sandbox.KindEgressDenied, fmt.Sprintf("use egress %s, or have the administrator raise egress.max", limit),
+		"egress %s is more than this host allows", clip(string(want), 40))
 }
 
 // ttlLimit is the longest life of a sandbox of the caller's; 0 is no limit.
@@ -566,11 +580,20 @@ func inheritCaps(c *sandbox.Caps, by sandbox.Caller) error {
 // problems lists what keeps sandboxes from being made, in words for people.
 func (s *Server) problems(ctx context.Context) []string {
 	var out []string
-	for _, err := range []error{s.accepting(), s.ground(), s.Runtime.Check(ctx)} {
+	for _, err := range []error{s.accepting(), s.ground(), s.Runtime.Check(ctx), s.network()} {
 		if err != nil {
 			pub := sandbox.Public(err)
 			out = append(out, pub.Msg+" ("+pub.Hint+")")
 		}
 	}
 	return out
+}
+
+// network returns an error while sandboxes with a network can't be made, though
+// they are allowed.
+func (s *Server) network() error {
+	if s.Egress == nil || !sandbox.EgressPublic.Within(s.Limits.Egress) {
+		return nil
+	}
+	return s.Egress()
 }

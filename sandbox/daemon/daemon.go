@@ -51,6 +51,9 @@ type Config struct {
 	SetupIntact func() error
 	// HostRule returns nil while the host rule is in place. It is asked on every login.
 	HostRule func() error
+	// Egress returns nil while the host enforces what sandboxes with a network may
+	// reach; nil is never asked. It is not asked when Limits.Egress allows no network.
+	Egress func() error
 
 	// Users of classic mode.
 	UserHost UserHost
@@ -69,6 +72,7 @@ type Limits struct {
 	Memory     int64         // of all sandboxes' memory limits together, in bytes; 0 is no limit
 	TTLMax     time.Duration // of a sandbox
 	CertTTLMax time.Duration
+	Egress     sandbox.Egress // the most that a sandbox gets; "" is EgressNone
 }
 
 // Tokens issues and verifies API tokens. Verify returns the token's claims

@@ -174,7 +174,7 @@ func cpus(s *sandbox.Spec, path string, v value) error {
 
 func egress(s *sandbox.Spec, path string, v value) error {
 	if v.kind == sequence {
-		return sandbox.Errorf(sandbox.KindEgressDenied, "use egress: none; this version gives a sandbox no network but its own loopback",
+		return sandbox.Errorf(sandbox.KindEgressDenied, "use egress: public, which reaches every public address, or none",
 			"%s%s: a list of hosts is not supported yet by this version", at(v.line), path)
 	}
 	return str(func(s *sandbox.Spec) *string { return (*string)(&s.Network.Egress) })(s, path, v)

@@ -42,14 +42,14 @@ lifecycle: {ttl: 90, idle_timeout: 1h30m, on_exit: keep, grace: 0s}
 				"DATABASE_URL": "postgres://a:b@db:5432/dev", "PORT": "8080", "DEBUG": "true", "VERSION": "1.10", "EMPTY": "",
 			}
 			s.Resources = sandbox.Resources{CPUs: 2.5, Memory: 2 << 30, Disk: 512 << 20, PIDs: 100}
-			s.SSH = sandbox.SSHRights{}
+			s.SSH, s.Network.Egress = sandbox.SSHRights{}, sandbox.EgressNone
 			s.Lifecycle = sandbox.Lifecycle{TTL: 90 * time.Second, IdleTimeout: 90 * time.Minute, OnExit: sandbox.OnExitKeep}
 		}},
 		{"block text", "env:\n  SCRIPT: |\n    a\n    b\n", func(s *sandbox.Spec) { s.Env = map[string]string{"SCRIPT": "a\nb\n"} }},
 		{"sizes in bytes and fractions", "resources: {memory: 1.5GiB, disk: 1073741824}", func(s *sandbox.Spec) {
 			s.Resources.Memory, s.Resources.Disk = 3<<29, 1<<30
 		}},
-		{"a value for validation to refuse", "network: {egress: public}", func(s *sandbox.Spec) { s.Network.Egress = "public" }},
+		{"a value for validation to refuse", "network: {egress: full}", func(s *sandbox.Spec) { s.Network.Egress = "full" }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
