@@ -92,8 +92,8 @@ func TestInCgroup(t *testing.T) {
 func TestHostConfigHoldsEveryLimitAndNoFlagOfTheCallers(t *testing.T) {
 	r := &Runtime{cfg: Config{GuestPath: "/g", GuestTarget: "/t", SocketTarget: "/s", EtcDir: "/e", Host: "h"}}
 	hc := r.hostConfig(sandbox.StartParams{
-		SocketDir: "/d", Resources: sandbox.Resources{CPUs: 0.5, Memory: 1 << 28, Disk: 1, PIDs: 64},
-	}, "podspawn-runsc-1g")
+		SocketDir: "/d", Resources: sandbox.Resources{CPUs: 0.5, Memory: 1 << 28, Disk: 1, PIDs: 64}, Egress: sandbox.EgressNone,
+	}, "podspawn-runsc-1g", "")
 	if hc.Privileged || hc.PidMode != "" || hc.UTSMode != "" || hc.UsernsMode != "" || len(hc.Devices) > 0 || len(hc.Binds) > 0 {
 		t.Errorf("host configuration shares something with the host: %+v", hc)
 	}

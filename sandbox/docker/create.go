@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,14 +71,18 @@ func (r *Runtime) Start(ctx context.Context, p sandbox.StartParams) (box sandbox
 		// Only what this call made: the id may have a container of another call.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 		defer cancel()
-		if uerr := r.removeAll(undo, labelStart+"="+nonce); uerr != nil {
+		if uerr := r.removeAll(undo, labelStart+"="+nonce); uerr != nil { // networks too
 			err = errors.Join(err, fmt.Errorf("remove what was left of the start: %w", uerr))
 		}
 	}()
 
 	// The engine goes on creating when a request is abandoned, and would have the
 	// container after we looked for it. So creation is never abandoned.
-	id, err := r.create(context.WithoutCancel(ctx), p, name, nonce)
+	net, err := r.networkFor(context.WithoutCancel(ctx), p, nonce)
+	if err != nil {
+		return sandbox.Container{}, err
+	}
+	id, err := r.create(context.WithoutCancel(ctx), p, name, net, nonce)
 	if err != nil {
 		return sandbox.Container{}, err
 	}
@@ -98,8 +103,12 @@ func (r *Runtime) checkParams(p sandbox.StartParams) (string, error) {
 	if _, err := sandbox.ParseID(string(p.Sandbox)); err != nil {
 		return "", fmt.Errorf("start: %w", err)
 	}
-	if p.Egress != sandbox.EgressNone {
-		return "", sandbox.Errorf(sandbox.KindEgressDenied, "use egress none", "network.egress: %q is not supported yet", p.Egress)
+	switch {
+	case p.Egress == sandbox.EgressNone:
+	case p.Egress != sandbox.EgressPublic:
+		return "", sandbox.Errorf(sandbox.KindEgressDenied, "use egress public or none", "network.egress: %q is not supported yet", p.Egress)
+	case r.cfg.Networks == nil:
+		return "", sandbox.Errorf(sandbox.KindUnavailable, "use egress none", "this host makes no networks for sandboxes")
 	}
 	if !idPattern.MatchString(p.ImageID) {
 		return "", errNoImage(p.ImageID, nil)
@@ -118,10 +127,10 @@ func (r *Runtime) checkParams(p sandbox.StartParams) (string, error) {
 	return className(r.cfg.RuntimePrefix, class), nil
 }
 
-func (r *Runtime) create(ctx context.Context, p sandbox.StartParams, runtime, nonce string) (string, error) {
+func (r *Runtime) create(ctx context.Context, p sandbox.StartParams, runtime, net, nonce string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
-	resp, err := r.api.ContainerCreate(ctx, r.config(p, nonce), r.hostConfig(p, runtime), nil, nil, containerName(p.Sandbox))
+	resp, err := r.api.ContainerCreate(ctx, r.config(p, nonce), r.hostConfig(p, runtime, net), nil, nil, containerName(p.Sandbox))
 	switch {
 	case err == nil:
 	case gone(err):
@@ -161,12 +170,12 @@ func (r *Runtime) config(p sandbox.StartParams, nonce string) *container.Config 
 	}
 }
 
-func (r *Runtime) hostConfig(p sandbox.StartParams, runtime string) *container.HostConfig {
+func (r *Runtime) hostConfig(p sandbox.StartParams, runtime, net string) *container.HostConfig {
 	const period = 100_000 // µs, the kernel's own default
 	hostPIDs := 2*p.Resources.PIDs + runscPIDs
 	return &container.HostConfig{
 		Runtime:       runtime,
-		NetworkMode:   "none",
+		NetworkMode:   container.NetworkMode(cmp.Or(net, "none")),
 		IpcMode:       "none", // private, and no host tmpfs at /dev/shm: gVisor makes its own
 		CgroupnsMode:  "private",
 		RestartPolicy: container.RestartPolicy{Name: "no"},
@@ -208,19 +217,35 @@ func (r *Runtime) mounts(p sandbox.StartParams) []mount.Mount {
 		bind(r.cfg.GuestPath, r.cfg.GuestTarget, true),
 		bind(p.SocketDir, r.cfg.SocketTarget, false),
 	}
-	for name := range etcFiles() {
-		ms = append(ms, bind(filepath.Join(r.cfg.EtcDir, name), "/etc/"+name, true))
+	resolvConf := fileNoNames
+	if p.Egress != sandbox.EgressNone {
+		resolvConf = fileNames
+	}
+	for _, f := range [][2]string{{"hosts", "hosts"}, {"hostname", "hostname"}, {resolvConf, "resolv.conf"}} {
+		ms = append(ms, bind(filepath.Join(r.cfg.EtcDir, f[0]), "/etc/"+f[1], true))
 	}
 	return ms
 }
 
+// The resolv.conf of sandboxes without and with a network. The second names one
+// address for all of them, which the host's rules send on to the resolver: the
+// engine's own resolver does not answer inside gVisor.
+const (
+	fileNoNames = "resolv.conf"
+	fileNames   = "resolv.conf.public"
+)
+
 // etcFiles are the contents of the files in Config.EtcDir.
-func etcFiles() map[string]string {
-	return map[string]string{
-		"hosts":       "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-		"hostname":    "sandbox\n",
-		"resolv.conf": "# this sandbox has no network\n",
+func (r *Runtime) etcFiles() map[string]string {
+	files := map[string]string{
+		"hosts":     "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+		"hostname":  "sandbox\n",
+		fileNoNames: "# this sandbox has no network\n",
 	}
+	if r.cfg.Resolver.IsValid() {
+		files[fileNames] = "nameserver " + r.cfg.Resolver.String() + "\noptions timeout:3 attempts:2\n"
+	}
+	return files
 }
 
 // writeEtc makes the files of Config.EtcDir unless they are there. An existing
@@ -229,7 +254,7 @@ func (r *Runtime) writeEtc() error {
 	if err := os.MkdirAll(r.cfg.EtcDir, 0o755); err != nil {
 		return fmt.Errorf("make the sandboxes' etc directory: %w", err)
 	}
-	for name, text := range etcFiles() {
+	for name, text := range r.etcFiles() {
 		path := filepath.Join(r.cfg.EtcDir, name)
 		if b, err := os.ReadFile(path); err == nil && string(b) == text {
 			continue

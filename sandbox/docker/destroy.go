@@ -60,6 +60,10 @@ func (r *Runtime) destruction(ctx context.Context, id sandbox.ID) *destruction {
 		ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
 		defer cancel()
 		d.err = r.removeAll(ctx, LabelSandbox+"="+string(id))
+		if d.err == nil && r.cfg.Networks != nil {
+			// An engine that was killed between making a bridge and noting it.
+			d.err = r.cfg.Networks.RemoveBridge(ctx, id.Bridge())
+		}
 		r.mu.Lock()
 		delete(r.running, id)
 		r.mu.Unlock()
@@ -68,8 +72,8 @@ func (r *Runtime) destruction(ctx context.Context, id sandbox.ID) *destruction {
 	return d
 }
 
-// removeAll removes every container with the label, in whatever state, and
-// returns when the engine no longer lists one. The label is enough to find them:
+// removeAll removes every container with the label, in whatever state, then every
+// such network, and returns when the engine no longer lists one. The label is enough to find them:
 // the engine sets it in the same step as it makes the container, and a container
 // whose removal failed halfway keeps it while its name is free again.
 func (r *Runtime) removeAll(ctx context.Context, label string) error {
@@ -79,7 +83,7 @@ func (r *Runtime) removeAll(ctx context.Context, label string) error {
 			return engineError("list containers", err)
 		}
 		if len(cs) == 0 {
-			return nil
+			return r.removeNetworks(ctx, label)
 		}
 		for _, c := range cs {
 			if c.State == container.StatePaused {

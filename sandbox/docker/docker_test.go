@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
 
@@ -127,6 +129,20 @@ func (e engine) left(ctx context.Context) ([]string, error) {
 	for _, c := range cs {
 		out = append(out, fmt.Sprint(c.Names, c.State, c.Labels))
 	}
+	nets, err := e.api.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs(filters.Arg("type", "custom"))})
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nets {
+		out = append(out, "network "+n.Name)
+	}
+	bridges, err := filepath.Glob("/sys/class/net/" + sandbox.BridgePrefix + "*")
+	if err != nil {
+		return nil, err
+	}
+	if inLab() {
+		out = append(out, bridges...)
+	}
 	for _, dir := range []string{"data/containers", "data/volumes"} {
 		entries, err := os.ReadDir(filepath.Join(e.Dir, dir))
 		if err != nil {
@@ -141,12 +157,40 @@ func (e engine) left(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
+// inLab reports whether the network is the test's own, so that it may have bridges.
+func inLab() bool { return os.Getenv("PODSPAWN_LAB") != "" }
+
+// hostNetworks enforces nothing: nobody reaches anything in these tests.
+type hostNetworks struct {
+	missing error
+	taken   []netip.Prefix
+	removed []string
+}
+
+func (n *hostNetworks) Check() error { return n.missing }
+
+func (n *hostNetworks) Pool() (netip.Prefix, []netip.Prefix, error) {
+	return netip.MustParsePrefix("10.213.7.0/24"), n.taken, nil
+}
+
+func (n *hostNetworks) RemoveBridge(_ context.Context, name string) error {
+	n.removed = append(n.removed, name)
+	return nil
+}
+
+func withNetworks(n *hostNetworks) func(*docker.Config) {
+	if !inLab() {
+		return nil
+	}
+	return func(c *docker.Config) { c.Networks, c.Resolver = n, netip.MustParseAddr("10.213.7.253") }
+}
+
 func TestRuntime(t *testing.T) {
 	e := startEngine(t, dockertest.Options{})
 	e.ImportBusybox(t, testImage, "USER dev")
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Harness {
 		return runtimetest.Harness{
-			Runtime: e.open(t, nil), Image: testImage,
+			Runtime: e.open(t, withNetworks(&hostNetworks{})), Image: testImage, Networks: inLab(),
 			GuestTarget: "/.podspawn/guest", SocketTarget: "/.podspawn/run",
 			Exec: e.exec, Left: e.left,
 		}

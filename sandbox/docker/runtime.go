@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -35,9 +36,14 @@ type Config struct {
 	GuestTarget  string // where it appears inside
 	SocketTarget string // where StartParams.SocketDir appears inside
 
-	// EtcDir holds three small files that every sandbox sees, read-only, as its
-	// hosts, hostname and resolv.conf. It is made when missing.
+	// EtcDir holds small files that every sandbox sees, read-only, as its hosts,
+	// hostname and resolv.conf. It is made when missing.
 	EtcDir string
+
+	// Networks is the host's side of sandboxes' networks; nil is a host that makes
+	// none. Resolver is the address that they ask names of.
+	Networks Networks
+	Resolver netip.Addr
 
 	// Host names this installation and must not change while it has sandboxes:
 	// List and Watch see only containers of the same Host, so that two
@@ -54,6 +60,7 @@ type Runtime struct {
 
 	mu      sync.Mutex                  // guards what follows
 	running map[sandbox.ID]*destruction // by sandbox, at most one at a time
+	subnet  uint32                      // the last one handed out, as its number in the pool
 	wg      sync.WaitGroup              // of running
 }
 
@@ -72,6 +79,9 @@ func New(cfg Config) (*Runtime, error) {
 		if !filepath.IsAbs(p) {
 			return nil, fmt.Errorf("docker runtime: %s %q is not an absolute path", name, p)
 		}
+	}
+	if cfg.Networks != nil && !cfg.Resolver.IsValid() {
+		return nil, errors.New("docker runtime: networks without a resolver's address")
 	}
 	if cfg.Host == "" {
 		return nil, errors.New("docker runtime: no host name for labels")

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,6 +35,16 @@ func (r *Runtime) List(ctx context.Context) ([]sandbox.Container, error) {
 			Sandbox: sandbox.ID(c.Labels[LabelSandbox]), ID: c.ID,
 			Running: c.State == container.StateRunning || c.State == container.StatePaused,
 		})
+	}
+	// Asked for after the containers: a network is made before its container.
+	nets, err := r.networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range nets {
+		if !slices.ContainsFunc(out, func(c sandbox.Container) bool { return c.Sandbox == id }) {
+			out = append(out, sandbox.Container{Sandbox: id})
+		}
 	}
 	return out, nil
 }

@@ -25,6 +25,8 @@ type Harness struct {
 	// Exec runs a command as root in a running sandbox and returns what it wrote to
 	// both of its outputs, and its exit code. It is a back door of the test's, not the runtime's.
 	Exec func(ctx context.Context, id sandbox.ID, argv ...string) (out string, code int, err error)
+	// Networks says that sandboxes can have networks here.
+	Networks bool
 	// Left lists whatever exists of sandboxes, in any form that the engine keeps.
 	Left func(ctx context.Context) ([]string, error)
 }
@@ -50,6 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"DestroyIdempotent", testDestroyIdempotent},
 		{"DestroyCanceledGoesOn", testDestroyCanceled},
 		{"Watch", testWatch},
+		{"Network", testNetwork},
 		{"Hardening", testHardening},
 		{"Limits", testLimits},
 	} {
@@ -197,7 +200,7 @@ func testRefused(t *testing.T, h Harness) {
 	}{
 		"image/unknown": {func(p *sandbox.StartParams) { p.ImageID = "sha256:" + strings.Repeat("0", 64) }, sandbox.KindImageNotFound},
 		"image/by name": {func(p *sandbox.StartParams) { p.ImageID = h.Image }, sandbox.KindImageNotFound},
-		"egress/public": {func(p *sandbox.StartParams) { p.Egress = "public" }, sandbox.KindEgressDenied},
+		"egress/full":   {func(p *sandbox.StartParams) { p.Egress = "full" }, sandbox.KindEgressDenied},
 		"disk/too much": {func(p *sandbox.StartParams) { p.Resources.Disk = 51 << 30 }, sandbox.KindInvalidSpec},
 		"memory/none":   {func(p *sandbox.StartParams) { p.Resources.Memory = 0 }, sandbox.KindInvalidSpec},
 		"pids/none":     {func(p *sandbox.StartParams) { p.Resources.PIDs = 0 }, sandbox.KindInvalidSpec},
