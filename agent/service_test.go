@@ -61,8 +61,8 @@ func TestSpecDefaultsByMaker(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got.Lifecycle); diff != "" {
 				t.Errorf("lifecycle differs (-want +got):\n%s", diff)
 			}
-			if got.Network.Egress != sandbox.EgressNone {
-				t.Errorf("egress = %q, want none", got.Network.Egress)
+			if got.Network.Egress != sandbox.EgressPublic {
+				t.Errorf("egress = %q, want public", got.Network.Egress)
 			}
 		})
 	}
@@ -83,7 +83,7 @@ func TestCreateRefusesBeforeItAsksTheDaemon(t *testing.T) {
 		{"bad label", api.CreateRequest{Labels: map[string]string{"dev.podspawn.x": "y"}}, sandbox.KindInvalidSpec},
 		{"bad env", api.CreateRequest{Env: map[string]string{"A=B": "c"}}, sandbox.KindInvalidSpec},
 		{"bad on_exit", api.CreateRequest{OnExit: "explode"}, sandbox.KindInvalidSpec},
-		{"egress not yet", api.CreateRequest{Egress: "public"}, sandbox.KindEgressDenied},
+		{"egress not yet", api.CreateRequest{Egress: "full"}, sandbox.KindEgressDenied},
 		{"start not yet", api.CreateRequest{Start: "on_connect"}, sandbox.KindInvalidSpec},
 		{"private key", api.CreateRequest{PublicKey: "-----BEGIN OPENSSH PRIVATE KEY-----"}, sandbox.KindInvalidSpec},
 		{"idempotency key", api.CreateRequest{IdempotencyKey: "a\nb"}, sandbox.KindInvalidSpec},

@@ -117,7 +117,7 @@ func TestHTTPFromTokenToSSH(t *testing.T) {
 	}
 	made.decode(t, &s)
 	t.Cleanup(func() { call(t, tok, "DELETE", "/v1/sandboxes/"+s.ID, ""); noLeftovers(t, s.sandbox) })
-	if s.Egress != "none" || s.State != "ready" || s.SSH.Serial == 0 || s.SSH.User != s.Login {
+	if s.Egress != "public" || s.State != "ready" || s.SSH.Serial == 0 || s.SSH.User != s.Login {
 		t.Errorf("created: %s", made.body)
 	}
 	for name, text := range map[string]string{"id-cert.pub": s.SSH.Certificate, "known": s.SSH.KnownHosts} {

@@ -423,8 +423,8 @@ func TestHardening(t *testing.T) {
 		}
 	}
 	inspect := run(t, nil, "docker", "ps", "-q", "--filter", "label=dev.podspawn.sandbox="+s.ID)
-	r := run(t, nil, "docker", "inspect", "-f", "{{.HostConfig.Runtime}} {{.HostConfig.NetworkMode}} {{.HostConfig.Privileged}} {{.HostConfig.CapDrop}} {{.HostConfig.LogConfig.Type}} {{.HostConfig.Memory}}", strings.TrimSpace(inspect.stdout))
-	if !strings.HasPrefix(r.stdout, "podspawn-runsc-10g none false [ALL] none 1073741824") {
+	r := run(t, nil, "docker", "inspect", "-f", "{{.HostConfig.Runtime}} {{len .NetworkSettings.Networks}} {{.HostConfig.Privileged}} {{.HostConfig.CapDrop}} {{.HostConfig.LogConfig.Type}} {{.HostConfig.Memory}}", strings.TrimSpace(inspect.stdout))
+	if !strings.HasPrefix(r.stdout, "podspawn-runsc-10g 1 false [ALL] none 1073741824") {
 		t.Errorf("container: %v", r)
 	}
 }
@@ -439,7 +439,7 @@ func TestFailedStartsSayWhy(t *testing.T) {
 	}{
 		{"unknown image", []string{"--image", "no/such:image"}, 3, "image"},
 		{"bad image reference", []string{"--image", "../../etc/passwd"}, 2, "image"},
-		{"egress", []string{"--egress", "public"}, -1, "egress"},
+		{"egress", []string{"--egress", "full"}, -1, "egress"},
 		{"too long", []string{"--ttl", "48h"}, -1, "ttl"},
 		{"bad name", []string{"A_B;c"}, 2, "name"},
 		{"unknown flag", []string{"--no-such-flag"}, 2, "flag"},

@@ -310,6 +310,8 @@ func nothingOfOurs(t *testing.T) {
 	eventually(t, 60*time.Second, func() error {
 		return errors.Join(
 			absent("docker", "ps", "-aq", "--filter", "label=dev.podspawn.sandbox"),
+			absent("docker", "network", "ls", "-q", "--filter", "label=dev.podspawn.sandbox"),
+			absent("sh", "-c", "ls -d /sys/class/net/ps-* 2>/dev/null; true"),
 			absent("sh", "-c", "grep -h ^sbx- /var/lib/extrausers/*; true"),
 			absent("sh", "-c", "ls -d /run/netns/sbx-* /etc/netns/sbx-* /run/podspawn/guests/* 2>/dev/null; true"),
 			absent("sh", "-c", "grep -h podspawn/guests /proc/self/mountinfo; true"),

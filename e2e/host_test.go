@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("E2E_ESCAPE") != "" {
 		os.Exit(escape())
 	}
+	if dir := os.Getenv("E2E_INTERNET"); dir != "" {
+		os.Exit(serveInternet(dir))
+	}
 	if !inLab() {
 		missing = "needs a lab: go test -exec \"$PWD/scripts/lab.sh --install\" ./e2e"
 		os.Exit(m.Run())
@@ -175,7 +178,7 @@ func (h *machine) startDockerd() error {
 }
 
 func (h *machine) startService() error {
-	for _, name := range []string{"daemon", "serve"} {
+	for _, name := range []string{"daemon", "serve", "resolver"} {
 		if err := h.start(name, podspawn, name); err != nil {
 			return err
 		}
@@ -199,7 +202,7 @@ func (h *machine) awaitReady() error {
 }
 
 func (h *machine) stop() {
-	for _, name := range []string{"serve", "daemon", "dockerd"} {
+	for _, name := range []string{"resolver", "serve", "daemon", "dockerd"} {
 		_ = h.end(name, syscall.SIGTERM) // the lab ends with everything in it
 	}
 }
@@ -376,6 +379,7 @@ func noLeftovers(t *testing.T, s sandbox) {
 			absent("docker", "ps", "-aq", "--filter", "label=dev.podspawn.sandbox="+s.ID),
 			absent("sh", "-c", "getent passwd "+s.Login+"; grep -rl "+s.Login+" /var/lib/extrausers; true"),
 			absent("sh", "-c", "ls -d /run/netns/"+s.Login+" /etc/netns/"+s.Login+" /run/podspawn/guests/"+s.ID+" 2>/dev/null; true"),
+			noBridge(s),
 			noProcess(s.ID, s.Login),
 		)
 	})

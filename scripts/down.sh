@@ -24,7 +24,7 @@ if [ -S $RUN/podspawn.sock ] && [ -x "$podspawn" ]; then
   timeout 90 "$podspawn" drain --destroy --wait 30s >/dev/null 2>&1 </dev/null || true
 fi
 if on_systemd; then
-  for unit in podspawn-serve podspawn-daemon; do
+  for unit in podspawn-serve podspawn-resolver podspawn-daemon; do
     [ ! -f /etc/systemd/system/$unit.service ] || systemctl disable --now --quiet $unit || left+=("unit $unit")
     rm -f /etc/systemd/system/$unit.service
   done
@@ -62,6 +62,10 @@ for netns in /run/netns/sbx-*; do
   [ ! -e "$netns" ] || ip netns del "${netns##*/}" || left+=("$netns")
 done
 rm -rf /etc/netns/sbx-*
+for bridge in /sys/class/net/ps-*; do
+  [ ! -e "$bridge" ] || ip link delete dev "${bridge##*/}" type bridge || left+=("bridge ${bridge##*/}")
+done
+ip -4 addr flush dev lo label lo:podspawn 2>/dev/null || true
 if have nft; then
   for table in $(nft list tables 2>/dev/null | sed -n 's/^table inet \(podspawn[a-z_-]*\)$/\1/p'); do
     nft delete table inet "$table"

@@ -109,7 +109,7 @@ stale() {
 # units_installed copies the systemd units; true when one was new or changed.
 units_installed() {
   local unit changed=1
-  for unit in podspawn-daemon.service podspawn-serve.service; do
+  for unit in podspawn-daemon.service podspawn-serve.service podspawn-resolver.service; do
     cmp -s "$ROOT/packaging/systemd/$unit" "/etc/systemd/system/$unit" && continue
     put 644 "$ROOT/packaging/systemd/$unit" "/etc/systemd/system/$unit"
     changed=0
@@ -121,8 +121,8 @@ start_service() {
   local pid
   if on_systemd; then
     units_installed && systemctl daemon-reload
-    systemctl enable --quiet podspawn-daemon podspawn-serve
-    for unit in podspawn-daemon podspawn-serve; do
+    systemctl enable --quiet podspawn-daemon podspawn-serve podspawn-resolver
+    for unit in podspawn-daemon podspawn-serve podspawn-resolver; do
       pid=$(systemctl show -P MainPID $unit)
       if [[ $(readlink "/proc/$pid/exe" 2>/dev/null) != /usr/local/bin/podspawn ]]; then
         systemctl restart $unit

@@ -273,7 +273,7 @@ func TestRefusals(t *testing.T) {
 		{"query label", "GET", "/v1/sandboxes?label=x", "", nil, 400, sandbox.KindInvalidSpec},
 		{"query all", "GET", "/v1/sandboxes?all=perhaps", "", nil, 400, sandbox.KindInvalidSpec},
 		{"image", "POST", "/v1/sandboxes", `{"image":"no/such"}`, nil, 422, sandbox.KindImageNotFound},
-		{"egress", "POST", "/v1/sandboxes", `{"egress":"public"}`, nil, 403, sandbox.KindEgressDenied},
+		{"egress", "POST", "/v1/sandboxes", `{"egress":"full"}`, nil, 403, sandbox.KindEgressDenied},
 		{"patch without ttl", "PATCH", one, `{}`, nil, 400, sandbox.KindInvalidSpec},
 		{"stream in the background", "POST", one + "/exec", `{"command":"id","background":true}`, header("Accept", "text/event-stream"), 400, sandbox.KindInvalidSpec},
 		{"terminal without a stream", "POST", one + "/exec", `{"command":"id","tty":{}}`, nil, 400, sandbox.KindInvalidSpec},

@@ -73,7 +73,7 @@ var execResultRequired = [...]string{"exec_id", "exit_code", "stdout", "stderr",
 
 func execTool() tool {
 	t := tool{
-		name: "sandbox_exec", title: "Run a command in a sandbox", scope: sandbox.ScopeRun,
+		name: "sandbox_exec", title: "Run a command in a sandbox", scope: sandbox.ScopeRun, world: true,
 		description: "Run one command in a sandbox. Give command (a shell line, run by sh) or argv (a program and its arguments, no shell). " +
 			"Waits up to wait_seconds for its end; when it takes longer it goes on, and the answer says running with an exec_id for exec_poll. " +
 			"With background it answers at once: for servers and for what needs input through exec_input. " +

@@ -27,8 +27,10 @@ type Config struct {
 	// tool call, never before, so that a bridge answers initialize without its server.
 	API     func(ctx context.Context) (api.API, error)
 	Version string
-	Bridge  *Bridge      // nil on the service
-	Log     *slog.Logger // nil discards
+	Bridge  *Bridge // nil on the service
+	// NoNetwork says that no sandbox of this service ever has a network.
+	NoNetwork bool
+	Log       *slog.Logger // nil discards
 }
 
 // Server serves the tools. It is safe for concurrent use.
@@ -55,6 +57,7 @@ func New(cfg Config) (*Server, error) {
 		server.WithLogger(s.log),
 	)
 	for _, t := range tools(s.bridge != nil) {
+		t.world = t.world && !cfg.NoNetwork
 		s.mcp.AddTool(t.definition(), s.handler(t))
 	}
 	return s, nil

@@ -239,7 +239,7 @@ func TestRefusalsOverMCP(t *testing.T) {
 		{"unknown argument", "sandbox_create", map[string]any{"imagee": "a"}, sandbox.KindUnknownField, "image"},
 		{"argument of a later version", "sandbox_create", map[string]any{"project": "a"}, sandbox.KindInvalidSpec, "leave it out"},
 		{"wrong type", "sandbox_create", map[string]any{"image": 5}, sandbox.KindInvalidSpec, "string"},
-		{"egress", "sandbox_create", map[string]any{"egress": "public"}, sandbox.KindEgressDenied, "none"},
+		{"egress", "sandbox_create", map[string]any{"egress": "full"}, sandbox.KindEgressDenied, "public"},
 		{"no id", "sandbox_get", nil, sandbox.KindInvalidSpec, "sandbox_list"},
 		{"unknown id", "sandbox_get", map[string]any{"id": string(sandbox.NewID())}, sandbox.KindNotFound, ""},
 		{"tty", "sandbox_exec", map[string]any{"id": id, "command": "id", "tty": true}, sandbox.KindInvalidSpec, "leave it out"},
@@ -324,6 +324,9 @@ func TestToolsListIsWhatTheContractAsksFor(t *testing.T) {
 		}
 		if *a.DestructiveHint != (tool.Name == "sandbox_destroy") {
 			t.Errorf("%s: destructive = %v", tool.Name, *a.DestructiveHint)
+		}
+		if *a.OpenWorldHint != slices.Contains([]string{"sandbox_create", "sandbox_exec", "sandbox_run"}, tool.Name) {
+			t.Errorf("%s: openWorld = %v", tool.Name, *a.OpenWorldHint)
 		}
 		if tool.InputSchema.AdditionalProperties != false || len(tool.OutputSchema.Properties) == 0 {
 			t.Errorf("%s: schemas %s", tool.Name, b)

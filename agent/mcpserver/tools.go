@@ -35,9 +35,9 @@ type sandboxResult struct {
 
 func createTool(bridge bool) tool {
 	t := tool{
-		name: "sandbox_create", title: "Create a sandbox", scope: sandbox.ScopeRun,
+		name: "sandbox_create", title: "Create a sandbox", scope: sandbox.ScopeRun, world: true,
 		description: "Make a fresh, isolated Linux sandbox and wait until it is ready (seconds). All arguments are optional: without any you get the standard image (Debian with git, curl, python3; user dev). " +
-			"By default it lives 2 hours, ends after 30 minutes without use, and stays when an ssh session ends. It has no network. " +
+			"By default it lives 2 hours, ends after 30 minutes without use, and stays when an ssh session ends. With egress public it reaches the internet (apt, git, pip), but no private address. " +
 			"Use the returned id with sandbox_exec; call sandbox_destroy when you are done. Reuse one sandbox for related steps instead of making many: there is a quota.",
 		args: object{
 			"name":            prop("string", "A name unique among your sandboxes: a-z, 0-9 and -."),
@@ -47,7 +47,7 @@ func createTool(bridge bool) tool {
 			"ttl":             duration("How long it lives at most."),
 			"idle_timeout":    duration("Without use for this long it ends."),
 			"on_exit":         enum("What happens after the last ssh session.", "keep", "destroy"),
-			"egress":          enum("Network access. Only none in this version.", "none"),
+			"egress":          enum("Network access: none, or public (the internet, nothing private). Default: as the host is configured, mostly public.", "none", "public"),
 			"public_key":      prop("string", "Content of a .pub file: the answer then has an ssh certificate for it. Never a private key."),
 			"idempotency_key": prop("string", "Any unique text. Repeating the call with the same one returns the same sandbox instead of making another."),
 		},

@@ -33,6 +33,7 @@ func commandsOf(a *app) []*cobra.Command {
 		newRestoreCommand(a),
 		newDaemonCommand(a),
 		newServeCommand(a),
+		newResolverCommand(a),
 		newConfigCommand(a),
 		newVersionCommand(a),
 	}

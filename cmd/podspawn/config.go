@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/podspawn/podspawn/sandbox"
+	"github.com/podspawn/podspawn/sandbox/egress"
 )
 
 const (
@@ -28,6 +30,7 @@ type config struct {
 	Docker    dockerConfig
 	Limits    limitsConfig
 	Pool      poolConfig
+	Egress    egressConfig
 	Defaults  defaultsConfig
 	Log       logConfig
 	GitHubURL string // where add-user --github finds published keys
@@ -76,6 +79,13 @@ type poolConfig struct {
 	Image string
 }
 
+// egressConfig says what sandboxes may reach.
+type egressConfig struct {
+	Default string // of specs that say nothing
+	Max     string // the most that a spec may ask for
+	Pool    string // the network of which sandboxes' networks are parts
+}
+
 // defaultsConfig completes specs that leave these out. Sizes are in bytes.
 type defaultsConfig struct {
 	Image  string
@@ -97,6 +107,7 @@ func defaultConfig() *config {
 		Docker:   dockerConfig{Socket: "/var/run/docker.sock"},
 		Limits:   limitsConfig{PerTenant: 5, Total: 100, MemoryReserve: 256 << 20, TTLMax: 24 * time.Hour, CertTTLMax: 15 * time.Minute},
 		Pool:     poolConfig{Size: 2},
+		Egress:   egressConfig{Default: string(sandbox.EgressPublic), Max: string(sandbox.EgressPublic), Pool: "10.213.0.0/16"},
 		Defaults: defaultsConfig{Image: sandbox.DefaultImage, CPUs: r.CPUs, Memory: r.Memory, Disk: r.Disk, PIDs: r.PIDs},
 		Log:      logConfig{Level: "info"},
 
@@ -174,12 +185,27 @@ func (c *config) check() error {
 	if c.PublicURL != "" && !strings.HasPrefix(c.PublicURL, "https://") && !strings.HasPrefix(c.PublicURL, "http://") {
 		return configError("public_url", fmt.Errorf("%q is no http or https address", c.PublicURL))
 	}
+	if limit := sandbox.Egress(c.Egress.Max); !sandbox.Egress(c.Egress.Default).Within(limit) {
+		return configError("egress.default", fmt.Errorf("%s is more than egress.max, which is %s", c.Egress.Default, limit))
+	}
+	if _, err := c.egressPool(); err != nil {
+		return configError("egress.pool", err)
+	}
 	for key, dir := range map[string]string{"state_dir": c.StateDir, "run_dir": c.RunDir, "docker.socket": c.Docker.Socket} {
 		if !filepath.IsAbs(dir) {
 			return configError(key, fmt.Errorf("%q is not an absolute path", dir))
 		}
 	}
 	return nil
+}
+
+// egressPool is the network of which sandboxes' networks are parts.
+func (c *config) egressPool() (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(c.Egress.Pool)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is no network like 10.213.0.0/16", c.Egress.Pool)
+	}
+	return p.Masked(), egress.CheckPool(p)
 }
 
 // isLoopback reports whether only this machine can reach a listener on host.

@@ -68,7 +68,7 @@ func newCreateCommand(a *app) *cobra.Command {
 	f.Var(&o.grace, "grace", "it ends this long after the last ssh session has left (default 1m)")
 	f.StringVar(&o.onExit, "on-exit", "", "`destroy|keep`: what happens when the last ssh session has left (default destroy)")
 	f.StringArrayVar(&o.labels, "label", nil, "`KEY=VALUE`; may be repeated")
-	f.StringVar(&o.egress, "egress", "", "network `POLICY` for connections out of the sandbox; this version only has none")
+	f.StringVar(&o.egress, "egress", "", "network `POLICY`, public (the internet, nothing private) or none; default as the host is configured")
 	return cmd
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/podspawn/podspawn/sandbox/audit"
 	"github.com/podspawn/podspawn/sandbox/daemon"
 	"github.com/podspawn/podspawn/sandbox/docker"
+	"github.com/podspawn/podspawn/sandbox/egress"
 	"github.com/podspawn/podspawn/sandbox/guest"
 	"github.com/podspawn/podspawn/sandbox/guest/sockets"
 	"github.com/podspawn/podspawn/sandbox/localapi"
@@ -55,6 +56,7 @@ type broker struct {
 	log     *slog.Logger
 	store   *sqlstore.Store
 	audit   *audit.Writer
+	egress  *egress.Guard
 	runtime *docker.Runtime
 	sockets *sockets.Sockets
 	manager *sandbox.Manager
@@ -86,6 +88,10 @@ func runDaemon(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	if err := portal.EnsureHostRule(); err != nil {
 		return withHint(err, "install nftables; without the rule nobody can log in")
 	}
+	if err := b.egress.Ensure(ctx); err != nil {
+		// Sandboxes with a network are refused until it succeeds; the others are not.
+		log.ErrorContext(ctx, "no firewall rules for sandboxes' networks; their bridges are down", "err", err)
+	}
 	if err := b.ssh.Resume(ctx); err != nil {
 		return err
 	}
@@ -104,6 +110,8 @@ func runDaemon(ctx context.Context, c *config, log *slog.Logger) (err error) {
 	g.Go(func() error { return b.audit.Run(ctx) })
 	g.Go(func() error { keepHostRule(ctx, log); return nil })
 	g.Go(func() error { logCounts(ctx, log); return nil })
+	g.Go(func() error { b.egress.Keep(ctx); return nil })
+	g.Go(func() error { egress.Audit(ctx, b.store, log); return nil })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -166,9 +174,17 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 	if b.sockets, err = sockets.New(filepath.Join(c.RunDir, "guests")); err != nil {
 		return nil, err
 	}
+	pool, err := c.egressPool()
+	if err != nil {
+		return nil, err
+	}
+	if b.egress, err = egress.New(pool, log); err != nil {
+		return nil, err
+	}
 	if b.runtime, err = docker.New(docker.Config{
 		Socket: c.Docker.Socket, GuestPath: guestBinary, GuestTarget: guest.BinaryPath, SocketTarget: guest.SocketDir,
 		EtcDir: filepath.Join(c.RunDir, "etc"), Host: c.StateDir, Log: log,
+		Networks: b.egress, Resolver: egress.ResolverAddr(pool),
 	}); err != nil {
 		return nil, err
 	}
@@ -195,8 +211,8 @@ func openBroker(ctx context.Context, c *config, log *slog.Logger) (_ *broker, er
 		Host: info, SFTPCommand: setup.sftp, UserHost: host, KeysDir: keysDir,
 		UserSpec: func() (sandbox.Spec, error) { return userSpec(c, userPodfile) },
 		Tokens:   newTokens(signer, c.baseURL()),
-		NetNS:    portal.CookieOf, Relay: host.OpenRelay, SetupIntact: setup.check, HostRule: portal.CheckHostRule,
-		Limits: daemon.Limits{PerTenant: c.Limits.PerTenant, Total: quota.Total, Memory: quota.Memory, TTLMax: c.Limits.TTLMax, CertTTLMax: c.Limits.CertTTLMax},
+		NetNS:    portal.CookieOf, Relay: host.OpenRelay, SetupIntact: setup.check, HostRule: portal.CheckHostRule, Egress: b.egress.Check,
+		Limits: daemon.Limits{PerTenant: c.Limits.PerTenant, Total: quota.Total, Memory: quota.Memory, TTLMax: c.Limits.TTLMax, CertTTLMax: c.Limits.CertTTLMax, Egress: sandbox.Egress(c.Egress.Max)},
 		Log:    log,
 	})
 	return b, nil

@@ -108,7 +108,7 @@ func TestDocsJSONCoversCommands(t *testing.T) {
 	}
 	// These print what the sandbox or the log prints, or only have subcommands.
 	without := map[string]bool{
-		"podspawn ssh": true, "podspawn exec": true, "podspawn run": true, "podspawn mcp": true, "podspawn daemon": true, "podspawn serve": true,
+		"podspawn ssh": true, "podspawn exec": true, "podspawn run": true, "podspawn mcp": true, "podspawn daemon": true, "podspawn serve": true, "podspawn resolver": true,
 		"podspawn token": true, "podspawn ca": true, "podspawn image": true, "podspawn config": true,
 	}
 	for path := range commandTree(t) {

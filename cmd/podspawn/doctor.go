@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/podspawn/podspawn/agent/api"
 	"github.com/podspawn/podspawn/sandbox"
 	"github.com/podspawn/podspawn/sandbox/docker"
+	"github.com/podspawn/podspawn/sandbox/egress"
 	"github.com/podspawn/podspawn/sandbox/guest"
 	"github.com/podspawn/podspawn/sandbox/localapi"
 	"github.com/podspawn/podspawn/sandbox/portal"
@@ -101,6 +103,10 @@ func diagnose(ctx context.Context, c *config) []check {
 		checkOf(ctx, "firewall rule", "sandbox logins have no network on the host", func(context.Context) error {
 			return withRemedy(portal.CheckHostRule(), "start podspawn daemon, which puts it in place; it needs nftables")
 		}),
+		checkOf(ctx, "sandbox networks", "the firewall rules for them are in place", func(context.Context) error {
+			return withRemedy(egress.Present(), "start podspawn daemon, which puts them in place; it needs nft from nftables")
+		}),
+		checkOf(ctx, "resolver", "it listens for sandboxes' questions", func(ctx context.Context) error { return resolverListens(ctx, c) }),
 		checkOf(ctx, "daemon", "it answers on its socket as root", func(ctx context.Context) error {
 			return daemonAnswers(ctx, filepath.Join(c.RunDir, filepath.Base(localapi.SocketPath)))
 		}),
@@ -237,6 +243,20 @@ func problemOf(body []byte, status string) error {
 		return withHint(fmt.Errorf("it answers %s", status), "look into its log")
 	}
 	return withHint(errors.New(p.Detail), cmp.Or(p.Hint, "look into its log"))
+}
+
+// resolverListens connects to it as a sandbox would, but for the firewall.
+func resolverListens(ctx context.Context, c *config) error {
+	pool, err := c.egressPool()
+	if err != nil {
+		return err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(egress.ResolverAddr(pool), egress.ResolverPort).String())
+	if err != nil {
+		return withHint(err, "start podspawn resolver, or the unit podspawn-resolver")
+	}
+	return conn.Close()
 }
 
 func listens(ctx context.Context, address string) error {

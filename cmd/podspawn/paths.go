@@ -18,6 +18,7 @@ const (
 
 	authUser = "podspawn-auth"
 	apiUser  = "podspawn-api"
+	dnsUser  = "podspawn-dns"
 )
 
 // logger writes structured lines to stderr: for the service processes, not for

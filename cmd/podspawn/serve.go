@@ -39,7 +39,8 @@ func newServeCommand(a *app) *cobra.Command {
 		Long: `Run the API process in the foreground: HTTP and MCP on the configured address and
 on a local socket. It runs as the user podspawn-api (started as root it becomes
 that user first) and asks podspawn daemon for everything. With --all-in-one it
-starts the daemon too, keeps both running, and stays root itself.`,
+starts the daemon and the resolver too, keeps all three running, and stays root
+itself.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.loadConfig(nil)
 			if err != nil {
@@ -49,19 +50,19 @@ starts the daemon too, keeps both running, and stays root itself.`,
 				return runAllInOne(cmd.Context(), a, a.logger(c).With("process", "supervisor"))
 			}
 			if os.Geteuid() == 0 {
-				return becomeAPIUser()
+				return becomeUser(apiUser)
 			}
 			return runServe(cmd.Context(), c, a.logger(c).With("process", "serve"))
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all-in-one", false, "start the daemon as well, as two processes with their own users")
+	cmd.Flags().BoolVar(&all, "all-in-one", false, "start the daemon and the resolver as well, as processes with their own users")
 	return cmd
 }
 
-// becomeAPIUser gives up root for good and runs this command again: the new
-// program image never held a privilege.
-func becomeAPIUser() error {
-	u, err := user.Lookup(apiUser)
+// becomeUser gives up root for good and runs this command again: the new program
+// image never held a privilege.
+func becomeUser(name string) error {
+	u, err := user.Lookup(name)
 	if err != nil {
 		return withHint(err, "run podspawn server-setup first")
 	}
@@ -79,7 +80,7 @@ func becomeAPIUser() error {
 		func() error { return syscall.Setresuid(uid, uid, uid) },
 	} {
 		if err := drop(); err != nil {
-			return fmt.Errorf("become %s: %w", apiUser, err)
+			return fmt.Errorf("become %s: %w", name, err)
 		}
 	}
 	if err := syscall.Chdir("/"); err != nil {
@@ -95,7 +96,9 @@ func runServe(ctx context.Context, c *config, log *slog.Logger) error {
 		return err
 	}
 	defer svc.Close() // commands that outlive their calls end with this process
-	mcp, err := mcpserver.New(mcpserver.Config{API: httpapi.APIFrom, Version: version, Log: log})
+	mcp, err := mcpserver.New(mcpserver.Config{
+		API: httpapi.APIFrom, Version: version, Log: log, NoNetwork: sandbox.Egress(c.Egress.Max) == sandbox.EgressNone,
+	})
 	if err != nil {
 		return err
 	}
@@ -196,5 +199,6 @@ func (c *config) specDefaults() sandbox.Defaults {
 	d := sandbox.BuiltinDefaults()
 	d.Image = c.Defaults.Image
 	d.Resources = sandbox.Resources{CPUs: c.Defaults.CPUs, Memory: c.Defaults.Memory, Disk: c.Defaults.Disk, PIDs: c.Defaults.PIDs}
+	d.Egress = sandbox.Egress(c.Egress.Default)
 	return d
 }

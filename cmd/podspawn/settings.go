@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/podspawn/podspawn/sandbox"
 )
 
 const maxConfigSize = 1 << 20
@@ -41,6 +43,9 @@ func (c *config) settings() []setting {
 		sizeSetting("limits.memory_reserve", &c.Limits.MemoryReserve, 1<<20, 1<<40),
 		durationSetting("limits.ttl_max", &c.Limits.TTLMax, time.Minute, 24*time.Hour),
 		durationSetting("limits.cert_ttl_max", &c.Limits.CertTTLMax, 10*time.Second, 15*time.Minute),
+		choiceSetting("egress.default", &c.Egress.Default, string(sandbox.EgressNone), string(sandbox.EgressPublic)),
+		choiceSetting("egress.max", &c.Egress.Max, string(sandbox.EgressNone), string(sandbox.EgressPublic)),
+		textSetting("egress.pool", &c.Egress.Pool),
 		textSetting("defaults.image", &c.Defaults.Image),
 		intSetting("pool.size", &c.Pool.Size, 0, 100),
 		textSetting("pool.image", &c.Pool.Image),
@@ -57,7 +62,7 @@ func (c *config) settings() []setting {
 
 // laterKeys are keys, or sections of keys, that are planned: accepting them
 // would promise what does not happen.
-var laterKeys = [...]string{"docker.runtime", "ca", "images", "egress", "oidc", "metrics"}
+var laterKeys = [...]string{"docker.runtime", "ca", "images", "egress.presets", "oidc", "metrics"}
 
 func textSetting(key string, p *string) setting {
 	return setting{

@@ -25,14 +25,14 @@ const (
 	giveUpAfter = 5
 )
 
-// runAllInOne keeps daemon and serve running as two processes, and ends both
-// when ctx ends. It is for machines without a service manager.
+// runAllInOne keeps daemon, serve and resolver running as processes of their own,
+// and ends them when ctx ends. It is for machines without a service manager.
 func runAllInOne(ctx context.Context, a *app, log *slog.Logger) error {
 	if os.Geteuid() != 0 {
 		return withHint(errors.New("--all-in-one must be started as root: the daemon is"), "run it with sudo, or let make up start it")
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, name := range []string{"daemon", "serve"} {
+	for _, name := range []string{"daemon", "serve", "resolver"} {
 		g.Go(func() error { return supervise(ctx, a, name, log.With("child", name)) })
 	}
 	return g.Wait()

@@ -234,7 +234,7 @@ func (d doctor) programs(context.Context) (string, error) {
 }
 
 func (d doctor) users(context.Context) (string, error) {
-	for _, name := range []string{authUser, apiUser} {
+	for _, name := range []string{authUser, apiUser, dnsUser} {
 		if _, err := user.Lookup(name); err != nil {
 			return "", refuse("user "+name+" is missing", setUpAgain)
 		}

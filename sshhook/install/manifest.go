@@ -135,7 +135,7 @@ func (m *Manifest) record() error {
 
 // text is the manifest's file.
 func (m *Manifest) text() (string, error) {
-	slices.Sort(m.Users) // both may have been made anew after somebody removed them
+	slices.Sort(m.Users) // some may have been made anew after somebody removed them
 	m.Users = slices.Compact(m.Users)
 	slices.Sort(m.NSS)
 	m.NSS = slices.Compact(m.NSS)

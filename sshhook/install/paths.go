@@ -29,6 +29,7 @@ const (
 
 	authUser   = "podspawn-auth"
 	apiUser    = "podspawn-api"
+	dnsUser    = "podspawn-dns"
 	groupName  = "podspawn"
 	relayGroup = "podspawn-relay"
 )

@@ -98,7 +98,7 @@ func (p *plan) planDirs() error {
 }
 
 func (p *plan) planUsers(ctx context.Context) error {
-	for _, name := range []string{authUser, apiUser} {
+	for _, name := range []string{authUser, apiUser, dnsUser} {
 		c, err := userChange(ctx, name)
 		if err != nil {
 			return err
