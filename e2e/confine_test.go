@@ -408,8 +408,8 @@ func TestHardening(t *testing.T) {
 	if got := sh("sudo -n id -u"); got != "0" {
 		t.Errorf("sudo -n id -u = %q, want 0: it is the sandbox's own root", got)
 	}
-	if got := sh("tail -n +3 /proc/net/dev | cut -d: -f1 | xargs"); got != "lo" {
-		t.Errorf("interfaces: %q, want lo alone", got)
+	if got := sh("tail -n +3 /proc/net/dev | cut -d: -f1 | xargs"); got != "lo eth0" {
+		t.Errorf("interfaces: %q, want lo and that of its own network", got)
 	}
 	if got := sh("ulimit -Hu"); got != "512" {
 		t.Errorf("processes: at most %q, want 512", got)

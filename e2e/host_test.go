@@ -171,7 +171,11 @@ func (h *machine) end(name string, sig syscall.Signal) error {
 }
 
 func (h *machine) startDockerd() error {
-	if err := h.start("dockerd", "dockerd", "--log-level=warn", "--bridge=none", "--iptables=false", "--ip6tables=false"); err != nil {
+	args := []string{"dockerd", "--log-level=warn"}
+	if os.Getenv("E2E_DOCKER_IPTABLES") == "" { // with it, Docker has its own bridge and firewall rules
+		args = append(args, "--bridge=none", "--iptables=false", "--ip6tables=false")
+	}
+	if err := h.start("dockerd", args...); err != nil {
 		return err
 	}
 	return poll(60*time.Second, func() error { return command("docker", "version") })
