@@ -477,9 +477,8 @@ func TestEditorsServerIsReachedThroughSOCKS(t *testing.T) {
 	}
 }
 
-// Ten channels over one ControlMaster are one connection, forwards included, and
-// -J goes through a sandbox to a port in it.
-func TestMultiplexedAndJumped(t *testing.T) {
+// Ten channels over one ControlMaster are one connection, forwards included.
+func TestMultiplexed(t *testing.T) {
 	s := create(t)
 	c := connectable(t, s, "--uses", "1")
 	control := filepath.Join(c.dir, "m")
