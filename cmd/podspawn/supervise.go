@@ -20,9 +20,9 @@ const (
 	// A process that ran for steadyAfter was healthy: the next restart is quick again.
 	steadyAfter = 30 * time.Second
 	stopGrace   = 15 * time.Second
-	// giveUpAfter quick failures in a row before the first healthy run, the
+	// After giveUpAfter quick failures in a row, half a minute, the
 	// configuration is wrong and somebody should read why.
-	giveUpAfter = 5
+	giveUpAfter = 7
 )
 
 // runAllInOne keeps daemon, serve and resolver running as processes of their own,
