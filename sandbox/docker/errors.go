@@ -58,6 +58,9 @@ func engineError(doing string, err error) error {
 	case contains(text, "unknown runtime", "unknown or invalid runtime", "runtime name"):
 		e.Kind, e.Msg = sandbox.KindUnavailable, "the container engine does not know podspawn's runtime"
 		e.Hint = "run podspawn server-setup as root, which registers gVisor with the engine"
+	case contains(text, "iptables failed"):
+		e.Kind, e.Msg = sandbox.KindUnavailable, "the container engine can't make a network: its own firewall rules are gone"
+		e.Hint = "restart Docker, which makes them again; something like nft flush ruleset removed them"
 	case contains(text, "executable file not found", "fork/exec", "unable to retrieve oci runtime error", "specified runtime path"):
 		e.Kind, e.Msg = sandbox.KindUnavailable, "the sandboxing runtime does not start on this host"
 		e.Hint = "podspawn doctor on the host checks gVisor; make up installs it"
