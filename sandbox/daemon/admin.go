@@ -49,11 +49,12 @@ func onlyRoot(by sandbox.Caller) error {
 	return sandbox.Errorf(sandbox.KindPolicy, "run it as root on the host itself", "this concerns all tenants of the host")
 }
 
-// findAny is find, but that root on the host may name any tenant's sandbox by its id.
+// findAny is find, but that root on the host may name any tenant's sandbox by its
+// id. One of the pool is nobody's yet, and not found.
 func (s *Server) findAny(ctx context.Context, by sandbox.Caller, ref string) (sandbox.Sandbox, error) {
 	if id, err := sandbox.ParseID(ref); err == nil && isRoot(by) {
 		row, err := s.Store.Get(ctx, id)
-		if sandbox.KindOf(err) != sandbox.KindNotFound || err == nil {
+		if err == nil && row.State != sandbox.StatePooled || err != nil && sandbox.KindOf(err) != sandbox.KindNotFound {
 			return row, err
 		}
 	}
