@@ -52,13 +52,14 @@ func TestMain(m *testing.M) {
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() == 0 {
+	// They end processes by uid: on a host in use those may be a sandbox's.
+	if os.Geteuid() == 0 && os.Getenv("PODSPAWN_LAB") != "" {
 		return
 	}
 	if slices.Contains(strings.Split(os.Getenv("PODSPAWN_TEST_REQUIRE"), ","), "root") {
-		t.Fatal("root is required")
+		t.Fatal("root in a lab is required")
 	}
-	t.Skip("needs root, for processes of other uids")
+	t.Skip("needs root in a lab (scripts/lab.sh), for processes of other uids")
 }
 
 // eventually polls until f returns nil.

@@ -20,14 +20,14 @@ import (
 )
 
 // The tests make namespaces, firewall rules and processes of other uids. They
-// run in mount and network namespaces of their own, in a second process of this
+// run in mount, network and process namespaces of their own, in a second process of this
 // binary, so that the host sees none of it.
 func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 || os.Getenv("PORTAL_TEST_INSIDE") != "" {
 		os.Exit(m.Run())
 	}
 	args := append([]string{
-		"-m", "-n", "--propagation", "private", "/bin/sh", "-ec",
+		"-m", "-n", "-p", "--fork", "--mount-proc", "--kill-child", "--propagation", "private", "/bin/sh", "-ec",
 		`mkdir -p /run/netns /etc/netns; mount -t tmpfs none /run; mount -t tmpfs none /etc/netns; mkdir /run/netns; ip link set lo up; exec "$0" "$@"`,
 		os.Args[0],
 	}, os.Args[1:]...)
