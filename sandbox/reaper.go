@@ -9,8 +9,6 @@ import (
 const (
 	reapEvery      = time.Second
 	reconcileEvery = 30 * time.Second
-	// maxLiving bounds what one pass looks at; it is far above any host's capacity.
-	maxLiving = 100_000
 )
 
 // Run ends sandboxes whose time has come and repairs what went missing, until
@@ -97,7 +95,7 @@ func (m *Manager) watch(ctx context.Context) {
 }
 
 func (m *Manager) reap(ctx context.Context, now time.Time) error {
-	rows, err := m.store.List(ctx, Filter{Living: true, Limit: maxLiving})
+	rows, err := m.store.List(ctx, Filter{Living: true, Limit: MaxList})
 	if err != nil {
 		return err
 	}
@@ -149,7 +147,7 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	logins, loginErr := m.host.List(ctx)
 	dirs, dirErr := m.sockets.List()
 
-	rows, err := m.store.List(ctx, Filter{Living: true, Limit: maxLiving})
+	rows, err := m.store.List(ctx, Filter{Living: true, Limit: MaxList})
 	if err != nil {
 		return err
 	}

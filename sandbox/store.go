@@ -161,6 +161,10 @@ type CertificateFilter struct {
 	Revoked    bool // only those that are revoked
 }
 
+// MaxList is the most that one List returns, whatever the filter's limit; it is far
+// above any host's capacity.
+const MaxList = 100_000
+
 // Filter selects sandboxes. Zero values select everything.
 type Filter struct {
 	Tenant string

@@ -15,9 +15,6 @@ import (
 	"github.com/podspawn/podspawn/sandbox/localapi"
 )
 
-// maxLiving bounds what drain counts; it is far above any host's capacity.
-const maxLiving = 100_000
-
 // admin serves the operations of administrators.
 func (s *Server) admin(ctx context.Context, c call, by sandbox.Caller) (answer, error) {
 	switch c.req.Op {
@@ -265,7 +262,7 @@ func (s *Server) drain(ctx context.Context, c call, by sandbox.Caller) (answer, 
 			return answer{}, err
 		}
 	}
-	rows, err := s.Store.List(ctx, sandbox.Filter{Living: true, Limit: maxLiving})
+	rows, err := s.Store.List(ctx, sandbox.Filter{Living: true, Limit: sandbox.MaxList})
 	if err != nil {
 		return answer{}, err
 	}

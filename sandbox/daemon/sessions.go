@@ -70,7 +70,7 @@ func (s *Sessions) Resume(ctx context.Context) error {
 		}
 		s.Watch(row, c)
 	}
-	rows, err := s.store.List(ctx, sandbox.Filter{Living: true, Limit: 100_000})
+	rows, err := s.store.List(ctx, sandbox.Filter{Living: true, Limit: sandbox.MaxList})
 	if err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func Audit(ctx context.Context, r Recorder, log *slog.Logger) {
 }
 
 func record(ctx context.Context, r Recorder, ds []Denial, now time.Time) error {
-	rows, err := r.List(ctx, sandbox.Filter{Living: true, Limit: 100_000})
+	rows, err := r.List(ctx, sandbox.Filter{Living: true, Limit: sandbox.MaxList})
 	if err != nil {
 		return err
 	}

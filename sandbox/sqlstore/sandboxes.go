@@ -17,8 +17,8 @@ import (
 const columns = `id, tenant, subject, name, labels, spec, digest, uid, state, final, reason, user, image_id, container,
 	portal, socket_dev, socket_ino, created_at, ready_at, expires_at, last_activity, grace_until, draining_at, ended_at, pool, alias`
 
-// maxList bounds List; defaultList is its limit when the filter has none.
-const defaultList, maxList = 100, 100_000
+// defaultList is List's limit when the filter has none.
+const defaultList = 100
 
 func encodeSandbox(s sandbox.Sandbox) ([]any, error) {
 	if len(s.Labels) == 0 {
@@ -218,7 +218,7 @@ func (s *Store) List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, 
 	}
 	limit := defaultList
 	if f.Limit > 0 {
-		limit = min(f.Limit, maxList)
+		limit = min(f.Limit, sandbox.MaxList)
 	}
 	args = append(args, limit)
 	return query(ctx, s, "list sandboxes", scanSandbox,
